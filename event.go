@@ -1,0 +1,155 @@
+package ffstream
+
+import (
+	"strconv"
+	"time"
+)
+
+// Types of the events in the stream, the type attribute of the envelope.
+const (
+	// TypeTransitioned is a change of one execution's public state.
+	TypeTransitioned = "ffstream.execution.transitioned.v1"
+	// TypeCorrupt is a change of a row that holds a literal which no rule knows.
+	TypeCorrupt = "ffstream.execution.corrupt.v1"
+	// TypeTruncated is a TRUNCATE of ff_exec_core: every execution is gone at
+	// once, and the write-ahead log does not say which they were.
+	TypeTruncated = "ffstream.table.truncated.v1"
+)
+
+// Headers of each message in the stream, beside the Nats-Msg-Id, which is the
+// EventID.
+const (
+	HeaderPosition = "Ffstream-Position" // Position.String
+	ContentType    = "application/cloudevents+json"
+)
+
+// DefaultSubjectPrefix is the first token of every subject.
+const DefaultSubjectPrefix = "ff"
+
+// Event is one message of the stream. A zero field is the absent value: the
+// JSON form gives null for it, or the empty string where the row has one.
+//
+// Type decides which fields mean something. TypeTransitioned has all but
+// Corrupt. TypeCorrupt has ExecutionID, LaneID where it is known, Corrupt and
+// Tx. TypeTruncated has Tx alone.
+type Event struct {
+	ID     EventID
+	Type   string
+	Source string    // "/ffstream/<slot>"
+	Time   time.Time // of the commit, in microseconds
+
+	ExecutionID   ExecutionID
+	FlowID        Opt[FlowID]
+	Namespace     string
+	LaneID        string
+	ExecutionKind string
+	Priority      int32
+
+	From PublicState // before the transaction; empty: a new row, or the old tuple cannot tell
+	To   PublicState // after it; StatePurged when the row is gone
+
+	StateVector StateVector
+	// StoredPublicState is the row's own label, normalised. The engine leaves
+	// it stale on many paths.
+	StoredPublicState PublicState
+	// Consistent is false when the row's own label is known to differ from To
+	// (for a purged row: from what the vector said).
+	Consistent bool
+	// EvidenceMissing marks a terminal row that says in no way how it ended;
+	// the rule then gives failed.
+	EvidenceMissing bool
+	// Candidate marks an update that may not have changed the state, published
+	// because the source has no replica identity that would tell.
+	Candidate bool
+
+	CurrentAttemptIndex uint32
+	Attempt             Opt[Attempt] // the current attempt as far as the transaction shows it
+
+	CreatedAtMs  Opt[int64] // Unix milliseconds; absent for a purged row
+	StartedAtMs  Opt[int64]
+	TerminalAtMs Opt[int64] // may be present on a live row: resurrections do not clear it
+
+	BlockingDetail     string
+	CancellationReason Opt[string] // sticky: does not imply cancelled
+	CancelledBy        Opt[string]
+	Tags               []Tag // sorted by key; string values only
+
+	Corrupt Corruption
+	Tx      Tx
+}
+
+// Attempt is a row of ff_attempt. Times are Unix milliseconds.
+type Attempt struct {
+	Index            uint32
+	WorkerID         Opt[string]
+	WorkerInstanceID Opt[string]
+	LeaseEpoch       int64
+	LeaseExpiresAtMs Opt[int64]
+	StartedAtMs      Opt[int64]
+	TerminalAtMs     Opt[int64]
+	Outcome          Opt[string] // the engine's raw literal
+}
+
+// Tag is one entry of raw_fields.tags.
+type Tag struct{ Key, Value string }
+
+// Corruption names a literal that no rule knows, and where it stands.
+type Corruption struct {
+	Column  string
+	Literal string
+}
+
+// Tx is the Postgres transaction that an event comes from.
+type Tx struct {
+	Xid  uint32
+	Last bool // no event of the same transaction follows
+}
+
+// Position is the event's place in the stream's sequence.
+func (e *Event) Position() Position { return e.ID.Position }
+
+// Terminal reports whether the execution rests in the state that it entered.
+func (e *Event) Terminal() bool { return e.To.Terminal() || e.To == StatePurged }
+
+// Subject is the subject of the event's message under a prefix:
+// <prefix>.exec.<partition>.<namespace>.<lane>.<state>,
+// <prefix>.corrupt.<partition> or <prefix>.truncated.
+func (e *Event) Subject(prefix string) string { return string(e.AppendSubject(nil, prefix)) }
+
+// AppendSubject appends the form of Subject to b.
+func (e *Event) AppendSubject(b []byte, prefix string) []byte {
+	b = append(b, prefix...)
+	switch e.Type {
+	case TypeCorrupt:
+		b = append(b, ".corrupt."...)
+		return strconv.AppendUint(b, uint64(e.ExecutionID.partition), 10)
+	case TypeTruncated:
+		return append(b, ".truncated"...)
+	}
+	b = append(b, ".exec."...)
+	b = strconv.AppendUint(b, uint64(e.ExecutionID.partition), 10)
+	b = append(b, '.')
+	b = AppendToken(b, e.Namespace)
+	b = append(b, '.')
+	b = AppendToken(b, e.LaneID)
+	b = append(b, '.')
+	return append(b, e.To...)
+}
+
+// AppendToken appends s as one subject token: every byte outside [A-Za-z0-9_-]
+// becomes %XX with upper-case digits, and the empty string a lone %.
+func AppendToken(b []byte, s string) []byte {
+	if s == "" {
+		return append(b, '%')
+	}
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-':
+			b = append(b, c)
+		default:
+			b = append(b, '%', upperHex[c>>4], upperHex[c&0xF])
+		}
+	}
+	return b
+}
