@@ -1,0 +1,61 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Error codes of the server (server/errors.json) that nats.go does not name.
+const (
+	codeInsufficientResources = 10023
+	codeStorageExceeded       = 10047
+	codeStoreFailed           = 10077
+	codeAccountResources      = 10002
+	codeMessageTooLarge       = 10054
+	codeNotEnabledForAccount  = 10039
+	codeNotEnabled            = 10076
+	codeStreamNotFound        = 10059
+	codeAtomicDisabled        = 10174
+)
+
+// classify wraps an error of the JetStream API or of a publish with the
+// sentinel that says what mends it.
+func classify(err error) error {
+	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		return fmt.Errorf("%w: %w: start nats-server with -js, or enable JetStream for the account", ErrNoJetStream, err)
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return classifyCode(int(api.ErrorCode), api.Code, api.Description)
+	}
+	switch {
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrConnectionClosed),
+		errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrReconnectBufExceeded),
+		errors.Is(err, nats.ErrConnectionReconnecting), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return err
+}
+
+func classifyCode(code, status int, text string) error {
+	switch code {
+	case codeInsufficientResources, codeStorageExceeded, codeStoreFailed, codeAccountResources:
+		return fmt.Errorf("%w: %s (error %d): publishing stops and the slot keeps the WAL until there is room", ErrFull, text, code)
+	case codeNotEnabled, codeNotEnabledForAccount:
+		return fmt.Errorf("%w: %s (error %d): start nats-server with -js, or enable JetStream for the account", ErrNoJetStream, text, code)
+	case codeStreamNotFound:
+		return fmt.Errorf("%w: %s (error %d)", ErrStreamLost, text, code)
+	case codeAtomicDisabled:
+		return fmt.Errorf("%w: %s (error %d)", ErrAmbiguous, text, code)
+	case codeMessageTooLarge:
+		return fmt.Errorf("%w: %s (error %d): raise the stream's max_msg_size", ErrStreamConfig, text, code)
+	}
+	if status == 503 || status == 408 {
+		return fmt.Errorf("%w: %s (error %d)", ErrUnavailable, text, code)
+	}
+	return fmt.Errorf("%w: %s (error %d)", ErrAmbiguous, text, code)
+}

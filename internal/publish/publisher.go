@@ -1,0 +1,387 @@
+package publish
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream"
+)
+
+const (
+	// maxBatch is the server's limit of messages in one atomic batch.
+	maxBatch = 1000
+	// gatherLimit is how many events are gathered before they go out without
+	// waiting for Flush.
+	gatherLimit = 256
+	// ackEvery: one single message in so many asks for an acknowledgement.
+	ackEvery = 64
+	// windowBytes bounds the bytes in flight.
+	windowBytes = 16 << 20
+)
+
+// Publisher stores events behind a tail. It belongs to one goroutine.
+type Publisher struct {
+	cfg    Config
+	nc     *nats.Conn
+	atomic bool
+
+	// acks receives the server's answers. nats.go sends, nobody closes; its
+	// capacity is above the number of answers that may be outstanding, so
+	// nats.go never drops one.
+	acks  chan *nats.Msg
+	sub   *nats.Subscription
+	inbox string // prefix of reply subjects; what follows is the sequence asked about
+
+	gather   gather
+	lastID   []byte // message id of the last message sent, for the chain
+	sent     uint64 // sequence of the last message sent
+	acked    uint64 // everything up to here is stored
+	pending  []pendingAck
+	bytes    int // in flight
+	batches  int // atomic batches in flight
+	singles  int // answers outstanding for single messages
+	batchSeq int // atomic batches of this publisher, for their ids
+
+	single, batch nats.Msg // reused for every message
+}
+
+// pendingAck is an answer that is being waited for.
+type pendingAck struct {
+	seq   uint64
+	bytes int // of the messages that it acknowledges
+	batch bool
+	at    time.Time
+}
+
+// Resume returns a publisher that goes on behind tail, which must have been
+// read after the slot was taken. Close it.
+func (s *Stream) Resume(tail Tail) (*Publisher, error) {
+	p := &Publisher{
+		cfg: s.cfg, nc: s.nc, atomic: s.Atomic,
+		acks:  make(chan *nats.Msg, s.cfg.Window+maxBatch),
+		inbox: s.nc.NewRespInbox() + ".",
+		sent:  tail.Sequence, acked: tail.Sequence, lastID: []byte(tail.id),
+		single: nats.Msg{Header: nats.Header{}}, batch: nats.Msg{Header: nats.Header{}},
+	}
+	for _, m := range []*nats.Msg{&p.single, &p.batch} {
+		for _, key := range []string{jetstream.MsgIDHeader, ffstream.HeaderPosition} {
+			m.Header[key] = []string{""}
+		}
+		m.Header["Content-Type"] = []string{ffstream.ContentType}
+	}
+	p.single.Header[jetstream.ExpectedLastSeqHeader] = []string{""}
+	p.batch.Header[headerBatchID] = []string{""}
+	p.batch.Header[headerBatchSequence] = []string{""}
+	sub, err := s.nc.ChanSubscribe(p.inbox+"*", p.acks)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to acknowledgements: %w", classify(err))
+	}
+	p.sub = sub
+	return p, nil
+}
+
+// Headers of atomic batches (ADR-50); nats.go has no names for them.
+const (
+	headerBatchID       = "Nats-Batch-Id"
+	headerBatchSequence = "Nats-Batch-Sequence"
+	headerBatchCommit   = "Nats-Batch-Commit"
+)
+
+// Close gives up the acknowledgements. Messages in flight may still be stored.
+func (p *Publisher) Close() error {
+	if err := p.sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
+		return fmt.Errorf("unsubscribe from acknowledgements: %w", err)
+	}
+	return nil
+}
+
+// Add takes one event of the transaction that is being committed. It copies
+// what it needs of e. It blocks while the window is full.
+func (p *Publisher) Add(ctx context.Context, e *ffstream.Event) error {
+	if p.gather.open() == maxBatch {
+		// More than a batch holds: its chunks go out one by one, each whole.
+		if err := p.sendComplete(ctx); err != nil {
+			return err
+		}
+		p.gather.commit()
+		if err := p.sendComplete(ctx); err != nil {
+			return err
+		}
+	}
+	p.gather.add(e, p.cfg.Prefix)
+	return nil
+}
+
+// Commit ends a transaction, with or without events.
+func (p *Publisher) Commit(ctx context.Context) error {
+	p.gather.commit()
+	if p.gather.complete < gatherLimit {
+		return nil
+	}
+	return p.dispatch(ctx)
+}
+
+// Flush sends what was gathered, as far as that needs no waiting: while a batch
+// is in flight, small transactions wait for its answer and then go out together.
+func (p *Publisher) Flush(ctx context.Context) error { return p.dispatch(ctx) }
+
+// Sequence is the stream sequence that the last event added has or will get.
+func (p *Publisher) Sequence() uint64 { return p.sent + uint64(len(p.gather.events)) }
+
+// Acked is the stream sequence up to which every message is stored.
+func (p *Publisher) Acked() uint64 { return p.acked }
+
+// InFlight is the number of events that were added and are not acknowledged.
+func (p *Publisher) InFlight() int { return int(p.Sequence() - p.acked) }
+
+// Acks is where answers come from. What is received from it belongs to Ack.
+func (p *Publisher) Acks() <-chan *nats.Msg { return p.acks }
+
+// dispatch sends complete transactions unless waiting merges them for less.
+func (p *Publisher) dispatch(ctx context.Context) error {
+	if p.gather.complete == 0 || p.mustWait() && p.gather.complete < maxBatch {
+		return nil
+	}
+	return p.sendComplete(ctx)
+}
+
+// mustWait: an atomic batch costs the server the same whatever its size, so
+// while one is in flight the next is gathered. And a batch cannot name the id
+// of the message before it, so it does not follow single messages whose
+// answers are outstanding.
+func (p *Publisher) mustWait() bool {
+	if p.batches > 0 {
+		return true
+	}
+	return p.gather.multi && p.atomic && p.singles > 0
+}
+
+// sendComplete sends every complete transaction.
+func (p *Publisher) sendComplete(ctx context.Context) error {
+	for p.gather.complete > 0 {
+		n := p.gather.complete
+		if p.atomic && p.gather.multi {
+			n = p.gather.whole(maxBatch)
+			for p.singles > 0 {
+				if err := p.wait(ctx); err != nil {
+					return err
+				}
+			}
+			if err := p.room(ctx, n); err != nil {
+				return err
+			}
+			if err := p.sendBatch(n); err != nil {
+				return err
+			}
+		} else if err := p.sendSingles(ctx, n); err != nil {
+			return err
+		}
+		p.gather.drop(n)
+	}
+	return nil
+}
+
+// room waits until n more messages fit the window.
+func (p *Publisher) room(ctx context.Context, n int) error {
+	for len(p.pending) > 0 && (int(p.sent-p.acked)+n > p.cfg.Window || p.bytes > windowBytes) {
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wait takes one answer, or fails when it is overdue.
+func (p *Publisher) wait(ctx context.Context) error {
+	timer := time.NewTimer(time.Until(p.pending[0].at.Add(p.cfg.AckTimeout)))
+	defer timer.Stop()
+	select {
+	case m := <-p.acks:
+		return p.ack(m)
+	case <-timer.C:
+		return p.Overdue(time.Now())
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Overdue returns ErrAmbiguous when an answer is later than AckTimeout.
+func (p *Publisher) Overdue(now time.Time) error {
+	if len(p.pending) == 0 || now.Sub(p.pending[0].at) < p.cfg.AckTimeout {
+		return nil
+	}
+	return fmt.Errorf("%w: no acknowledgement of message %d within %s", ErrAmbiguous, p.pending[0].seq, p.cfg.AckTimeout)
+}
+
+func (p *Publisher) sendSingles(ctx context.Context, n int) error {
+	unasked := 0 // bytes of messages since the last that asked for an answer
+	for i := range n {
+		if err := p.room(ctx, 1); err != nil {
+			return err
+		}
+		e := p.gather.event(i)
+		m := &p.single
+		p.fill(m, e)
+		m.Header[jetstream.ExpectedLastSeqHeader][0] = strconv.FormatUint(p.sent, 10)
+		if len(p.lastID) > 0 {
+			// The sequence alone would let a foreign message take this one's
+			// place unseen: the next would still find the number that it expects.
+			setHeader(m.Header, jetstream.ExpectedLastMsgIDHeader, string(p.lastID))
+		}
+		unasked += len(e.body)
+		m.Reply = ""
+		if i == n-1 || (p.sent+1)%ackEvery == 0 {
+			m.Reply = p.inbox + strconv.FormatUint(p.sent+1, 36)
+		}
+		if err := p.publish(m, e); err != nil {
+			return err
+		}
+		if m.Reply != "" {
+			p.expect(unasked, false)
+			unasked = 0
+		}
+	}
+	return nil
+}
+
+func (p *Publisher) sendBatch(n int) error {
+	p.batchSeq++
+	m := &p.batch
+	m.Header[headerBatchID][0] = p.inbox[strings.LastIndexByte(p.inbox[:len(p.inbox)-1], '.')+1:len(p.inbox)-1] + "-" + strconv.Itoa(p.batchSeq)
+	m.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(p.sent, 10)}
+	delete(m.Header, headerBatchCommit)
+	size := 0
+	for i := range n {
+		e := p.gather.event(i)
+		p.fill(m, e)
+		m.Header[headerBatchSequence][0] = strconv.Itoa(i + 1)
+		m.Reply = ""
+		if i == 1 {
+			delete(m.Header, jetstream.ExpectedLastSeqHeader)
+		}
+		if i == n-1 {
+			m.Header[headerBatchCommit] = []string{"1"}
+			m.Reply = p.inbox + strconv.FormatUint(p.sent+1, 36)
+		}
+		size += len(e.body)
+		if err := p.publish(m, e); err != nil {
+			return err
+		}
+	}
+	p.expect(size, true)
+	return nil
+}
+
+func (p *Publisher) fill(m *nats.Msg, e encoded) {
+	m.Subject, m.Data = string(e.subject), e.body
+	m.Header[jetstream.MsgIDHeader][0] = string(e.id)
+	m.Header[ffstream.HeaderPosition][0] = string(e.position)
+}
+
+func setHeader(h nats.Header, key, value string) {
+	if v := h[key]; len(v) == 1 {
+		v[0] = value
+		return
+	}
+	h[key] = []string{value}
+}
+
+func (p *Publisher) publish(m *nats.Msg, e encoded) error {
+	if err := p.nc.PublishMsg(m); err != nil {
+		if errors.Is(err, nats.ErrMaxPayload) {
+			return fmt.Errorf("publish event %s: %w: it has %d bytes and the server takes %d: raise max_payload of nats-server", e.id, ErrStreamConfig, len(m.Data), p.nc.MaxPayload())
+		}
+		return fmt.Errorf("publish event %s: %w", e.id, classify(err))
+	}
+	p.sent++
+	p.lastID = append(p.lastID[:0], e.id...)
+	return nil
+}
+
+// expect notes that the message just sent asked for an answer.
+func (p *Publisher) expect(size int, batch bool) {
+	p.pending = append(p.pending, pendingAck{seq: p.sent, bytes: size, batch: batch, at: time.Now()})
+	p.bytes += size
+	if batch {
+		p.batches++
+	} else {
+		p.singles++
+	}
+}
+
+// Ack takes one answer and sends what was waiting for it.
+func (p *Publisher) Ack(ctx context.Context, m *nats.Msg) error {
+	if err := p.ack(m); err != nil {
+		return err
+	}
+	return p.dispatch(ctx)
+}
+
+func (p *Publisher) ack(m *nats.Msg) error {
+	asked, err := strconv.ParseUint(m.Subject[len(p.inbox):], 36, 64)
+	if err != nil {
+		return fmt.Errorf("read acknowledgement: subject %s has no sequence", m.Subject)
+	}
+	if m.Header.Get("Status") == "503" {
+		return fmt.Errorf("acknowledge message %d: %w: no responders", asked, ErrUnavailable)
+	}
+	var answer struct {
+		Error *struct {
+			Code        int    `json:"code"`
+			ErrCode     int    `json:"err_code"`
+			Description string `json:"description"`
+		} `json:"error"`
+		Sequence  uint64 `json:"seq"`
+		Duplicate bool   `json:"duplicate"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return fmt.Errorf("acknowledge message %d: %w: %w", asked, ErrAmbiguous, err)
+	}
+	switch {
+	case answer.Error != nil:
+		return fmt.Errorf("acknowledge message %d: %w", asked, classifyCode(answer.Error.ErrCode, answer.Error.Code, answer.Error.Description))
+	case answer.Duplicate:
+		return fmt.Errorf("acknowledge message %d: %w: it was stored before as %d", asked, ErrAmbiguous, answer.Sequence)
+	case answer.Sequence != asked:
+		return fmt.Errorf("acknowledge message %d: %w: it was stored as %d", asked, ErrAmbiguous, answer.Sequence)
+	}
+	n := 0
+	for n < len(p.pending) && p.pending[n].seq <= asked {
+		p.bytes -= p.pending[n].bytes
+		if p.pending[n].batch {
+			p.batches--
+		} else {
+			p.singles--
+		}
+		n++
+	}
+	p.pending = p.pending[:copy(p.pending, p.pending[n:])]
+	p.acked = max(p.acked, asked)
+	return nil
+}
+
+// Drain sends what is complete and waits until everything is acknowledged or
+// ctx ends. Events of a transaction that was not committed are dropped.
+func (p *Publisher) Drain(ctx context.Context) error {
+	p.gather.abandon()
+	for p.gather.complete > 0 || len(p.pending) > 0 {
+		if err := p.dispatch(ctx); err != nil {
+			return err
+		}
+		if len(p.pending) == 0 {
+			continue
+		}
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}

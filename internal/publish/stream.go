@@ -1,0 +1,309 @@
+package publish
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream"
+)
+
+// What a caller may ask about an error.
+var (
+	// ErrUnavailable: NATS or its JetStream does not answer. Waiting mends it.
+	ErrUnavailable = errors.New("NATS is unavailable")
+	// ErrFull: a limit of the stream or the account is reached. Room mends it.
+	ErrFull = errors.New("stream is full")
+	// ErrAmbiguous: what is stored is not known. Reading the tail again mends it.
+	ErrAmbiguous = errors.New("outcome of publishing is not known")
+	// ErrNoJetStream: the server or the account has no JetStream.
+	ErrNoJetStream = errors.New("JetStream is not enabled")
+	// ErrStreamLost: the stream is gone, or what it held is.
+	ErrStreamLost = errors.New("stream is lost")
+	// ErrStreamConfig: the stream's configuration breaks the promise.
+	ErrStreamConfig = errors.New("stream configuration breaks the promise")
+	// ErrStreamForeign: the stream holds what this service did not write.
+	ErrStreamForeign = errors.New("stream belongs to something else")
+)
+
+// Metadata keys of a stream that ffstream created.
+const (
+	metaSystem = "ffstream.system_identifier"
+	metaSlot   = "ffstream.slot"
+)
+
+// Config says which stream to write and how.
+type Config struct {
+	Stream   string        // name of the stream
+	Prefix   string        // first token of every subject
+	Replicas int           // of a stream that Open creates
+	MaxAge   time.Duration // of a stream that Open creates
+	SystemID uint64        // of the database: whose events these are
+	Slot     string        // the slot that feeds the stream
+	// Window bounds the messages in flight. Default 4096.
+	Window int
+	// AckTimeout bounds the time without an expected acknowledgement. Default 10 s.
+	AckTimeout time.Duration
+}
+
+const (
+	defaultWindow     = 4096
+	defaultAckTimeout = 10 * time.Second
+	// apiTimeout bounds one request to the JetStream API.
+	apiTimeout = 5 * time.Second
+	// duplicateWindow of a stream that Open creates: the second line of defence.
+	duplicateWindow = 2 * time.Minute
+)
+
+// Tail is the end of the stream, as its leader tells it.
+type Tail struct {
+	Sequence uint64            // of the last message ever stored; 0: none ever was
+	Stored   bool              // that message is still there
+	Position ffstream.Position // its position, when Stored
+	id       string            // its message id, when Stored
+}
+
+// Stream is a stream whose configuration was checked.
+type Stream struct {
+	cfg Config
+	nc  *nats.Conn
+	js  jetstream.JetStream
+	// Atomic: the server stores transactions atomically.
+	Atomic bool
+	// Warnings are differences from what Open would have created that leave the
+	// promise whole. Each names the field.
+	Warnings []string
+	lastSeq  uint64
+}
+
+// Open finds the stream, or creates it when create is true, and checks that it
+// can keep the promise. Nothing of an existing stream is altered.
+func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream, error) {
+	if cfg.Window == 0 {
+		cfg.Window = defaultWindow
+	}
+	if cfg.AckTimeout == 0 {
+		cfg.AckTimeout = defaultAckTimeout
+	}
+	if !nc.IsConnected() {
+		return nil, fmt.Errorf("%w: not connected to %s", ErrUnavailable, serverName(nc))
+	}
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	s := &Stream{cfg: cfg, nc: nc, js: js}
+	stream, err := js.Stream(ctx, cfg.Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if !create {
+			return nil, fmt.Errorf("%w: stream %s does not exist, but slot %s does, so it existed once: everything that it held is lost", ErrStreamLost, cfg.Stream, cfg.Slot)
+		}
+		stream, err = s.create(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
+	}
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
+	}
+	s.lastSeq = info.State.LastSeq
+	return s, s.check(info)
+}
+
+// serverName is the address of the server without what may be secret in its URL.
+func serverName(nc *nats.Conn) string {
+	var hosts []string
+	for _, u := range nc.Servers() {
+		if i := strings.LastIndexByte(u, '@'); i >= 0 {
+			u = u[i+1:]
+		}
+		hosts = append(hosts, strings.TrimPrefix(u, "nats://"))
+	}
+	return strings.Join(hosts, ", ")
+}
+
+func (s *Stream) create(ctx context.Context) (jetstream.Stream, error) {
+	cfg := jetstream.StreamConfig{
+		Name:        s.cfg.Stream,
+		Description: "public-state transitions of FlowFabric executions, written by ffstream",
+		Subjects:    []string{s.cfg.Prefix + ".>"},
+		Retention:   jetstream.LimitsPolicy,
+		Storage:     jetstream.FileStorage,
+		Discard:     jetstream.DiscardOld,
+		MaxAge:      s.cfg.MaxAge,
+		Replicas:    s.cfg.Replicas,
+		Duplicates:  duplicateWindow,
+		AllowDirect: true,
+		// An older server ignores or refuses the flag; check looks at the answer.
+		AllowAtomicPublish: atLeast(s.nc.ConnectedServerVersion(), 2, 12),
+		Metadata: map[string]string{
+			metaSystem: strconv.FormatUint(s.cfg.SystemID, 10),
+			metaSlot:   s.cfg.Slot,
+		},
+	}
+	if s.cfg.MaxAge > 0 && s.cfg.MaxAge < cfg.Duplicates {
+		cfg.Duplicates = s.cfg.MaxAge
+	}
+	return s.js.CreateStream(ctx, cfg)
+}
+
+// check looks for differences between the stream and what the promise needs.
+func (s *Stream) check(info *jetstream.StreamInfo) error {
+	c := info.Config
+	want := s.cfg.Prefix + ".>"
+	fault := func(field, is, rule, remedy string) error {
+		return fmt.Errorf("%w: stream %s has %s %s: %s: %s", ErrStreamConfig, c.Name, field, is, rule, remedy)
+	}
+	switch {
+	case len(c.Subjects) != 1 || c.Subjects[0] != want:
+		return fault("subjects", fmt.Sprintf("%q", c.Subjects), "this service writes "+want+" and is the only writer",
+			"name another stream (--stream) or prefix (--subject-prefix)")
+	case c.Mirror != nil || len(c.Sources) > 0:
+		return fault("mirror or sources", "set", "a stream has one writer", "name another stream (--stream)")
+	case c.Sealed:
+		return fault("sealed", "true", "nothing can be stored", "name another stream (--stream)")
+	case c.Retention != jetstream.LimitsPolicy:
+		return fault("retention", c.Retention.String(), "messages must outlive their consumption",
+			"name another stream (--stream): retention cannot be edited to limits")
+	case c.NoAck:
+		return fault("no_ack", "true", "nothing would ever be confirmed", "set no_ack to false")
+	case c.Storage == jetstream.MemoryStorage:
+		return fault("storage", "memory", "a restart of the server would lose what was confirmed", "name a stream with file storage (--stream)")
+	case c.SubjectTransform != nil:
+		return fault("subject_transform", "set", "subscribers rely on the subjects", "remove the transform")
+	case c.MaxMsgsPerSubject > 0:
+		return fault("max_msgs_per_subject", strconv.FormatInt(c.MaxMsgsPerSubject, 10), "it would delete events from the middle", "set it to -1")
+	}
+	if owner := c.Metadata[metaSystem]; owner != "" && owner != strconv.FormatUint(s.cfg.SystemID, 10) {
+		return fmt.Errorf("%w: stream %s belongs to the database system %s, and this database is %d: name another stream (--stream), or the database that the stream belongs to",
+			ErrStreamForeign, c.Name, owner, s.cfg.SystemID)
+	}
+	if owner := c.Metadata[metaSlot]; owner != "" && owner != s.cfg.Slot {
+		return fmt.Errorf("%w: stream %s is fed by slot %s, and this service holds %s: one slot feeds one stream: name another stream (--stream) or slot (--slot)",
+			ErrStreamForeign, c.Name, owner, s.cfg.Slot)
+	}
+	s.Atomic = c.AllowAtomicPublish
+	s.warn(&c)
+	return nil
+}
+
+func (s *Stream) warn(c *jetstream.StreamConfig) {
+	if !s.Atomic {
+		s.Warnings = append(s.Warnings, "allow_atomic is off: subscribers may see half of a transaction; with nats-server 2.12 or newer: nats stream edit --allow-batch")
+	}
+	if c.Duplicates == 0 {
+		s.Warnings = append(s.Warnings, "duplicate_window is 0: message ids do not defend the stream")
+	}
+	if !c.AllowDirect {
+		s.Warnings = append(s.Warnings, "allow_direct is off: subscribers' point reads all go to the leader")
+	}
+	if c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0) {
+		s.Warnings = append(s.Warnings, "max_bytes or max_msgs with discard old deletes events before max_age when the limit is reached")
+	}
+}
+
+// LastSequence is the sequence of the last message that the stream ever stored
+// when it was opened; 0 means that it never held anything.
+func (s *Stream) LastSequence() uint64 { return s.lastSeq }
+
+// ReadTail reads the stream's end from its leader. Direct reads would do for
+// nothing here: any replica answers them.
+func (s *Stream) ReadTail(ctx context.Context) (Tail, error) {
+	for {
+		stream, err := s.js.Stream(ctx, s.cfg.Stream)
+		if err != nil {
+			return Tail{}, fmt.Errorf("read tail of stream %s: %w", s.cfg.Stream, classify(err))
+		}
+		state := stream.CachedInfo().State
+		tail := Tail{Sequence: state.LastSeq}
+		if state.Msgs == 0 {
+			return tail, nil
+		}
+		msg, err := s.getMessage(ctx, state.LastSeq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			// It was removed between the two requests, or deleted by hand. A
+			// look at what is left tells which.
+			again, err := s.js.Stream(ctx, s.cfg.Stream)
+			if err != nil {
+				return Tail{}, fmt.Errorf("read tail of stream %s: %w", s.cfg.Stream, classify(err))
+			}
+			if now := again.CachedInfo().State; now.LastSeq == state.LastSeq && now.Msgs == state.Msgs {
+				return Tail{}, fmt.Errorf("%w: the last message of stream %s (sequence %d) was deleted: what it held cannot be known", ErrStreamLost, s.cfg.Stream, state.LastSeq)
+			}
+			continue
+		}
+		if err != nil {
+			return Tail{}, fmt.Errorf("read tail of stream %s: %w", s.cfg.Stream, classify(err))
+		}
+		return s.parseTail(tail, msg)
+	}
+}
+
+func (s *Stream) parseTail(tail Tail, msg *jetstream.RawStreamMsg) (Tail, error) {
+	text := msg.Header.Get(jetstream.MsgIDHeader)
+	id, err := ffstream.ParseEventID(text)
+	if err != nil || msg.Header.Get(ffstream.HeaderPosition) != id.Position.String() {
+		return Tail{}, fmt.Errorf("%w: message %d of stream %s (subject %s) is no event of ffstream: another writer uses its subjects: stop it and delete what it wrote, or name another stream (--stream)",
+			ErrStreamForeign, tail.Sequence, s.cfg.Stream, msg.Subject)
+	}
+	if id.System != s.cfg.SystemID {
+		return Tail{}, fmt.Errorf("%w: message %d of stream %s is of the database system %d, and this database is %d: name another stream (--stream), or the database that the stream belongs to",
+			ErrStreamForeign, tail.Sequence, s.cfg.Stream, id.System, s.cfg.SystemID)
+	}
+	tail.Stored, tail.Position, tail.id = true, id.Position, text
+	return tail, nil
+}
+
+// getMessage asks the stream's leader for one message.
+func (s *Stream) getMessage(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	request := fmt.Appendf(nil, `{"seq":%d}`, seq)
+	reply, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+s.cfg.Stream, request)
+	if err != nil {
+		return nil, err
+	}
+	var response struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Subject string `json:"subject"`
+			Header  []byte `json:"hdrs"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &response); err != nil {
+		return nil, fmt.Errorf("read message %d: %w", seq, err)
+	}
+	if response.Error != nil {
+		if response.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return nil, jetstream.ErrMsgNotFound
+		}
+		return nil, response.Error
+	}
+	if response.Message == nil {
+		return nil, fmt.Errorf("read message %d: the server's answer holds none", seq)
+	}
+	msg := &jetstream.RawStreamMsg{Subject: response.Message.Subject, Sequence: seq, Header: nats.Header{}}
+	if len(response.Message.Header) > 0 {
+		if msg.Header, err = nats.DecodeHeadersMsg(response.Message.Header); err != nil {
+			return nil, fmt.Errorf("read message %d: %w", seq, err)
+		}
+	}
+	return msg, nil
+}
+
+// atLeast compares a server's version text, "2.12.1" or "2.14.0-beta.1".
+func atLeast(version string, major, minor int) bool {
+	var ma, mi int
+	if _, err := fmt.Sscanf(version, "%d.%d", &ma, &mi); err != nil {
+		return false
+	}
+	return ma > major || ma == major && mi >= minor
+}

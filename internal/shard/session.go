@@ -1,0 +1,336 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/normalize"
+	"github.com/ffstream/ffstream/internal/publish"
+	"github.com/ffstream/ffstream/internal/repl"
+	"github.com/ffstream/ffstream/internal/repl/pgoutput"
+)
+
+// ErrGap: the slot does not reach back to where the stream ends.
+var ErrGap = errors.New("continuity is lost")
+
+// errUndecodable: the slot sent what no rule of pgoutput allows.
+var errUndecodable = errors.New("WAL cannot be decoded")
+
+// session is one life of the two connections. Everything in it belongs to
+// goroutine B but for source, whose Run is goroutine A.
+type session struct {
+	shard  *Shard
+	source *repl.Stream
+	norm   *normalize.Normalizer
+	pub    *publish.Publisher
+	ledger ledger
+	inTx   bool // between a Begin and its Commit
+	msg    pgoutput.Message
+
+	received, serverEnd ffstream.LSN
+	position            ffstream.Position
+	commitTime          time.Time
+	events              map[ffstream.PublicState]uint64 // since the last report to the board
+}
+
+// session opens both ends, follows the slot until ctx or the session ends, and
+// closes both. It calls established when it is streaming.
+func (s *Shard) session(ctx context.Context, established func()) (err error) {
+	open, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if s.cfg.Preflight != nil {
+		if err := s.cfg.Preflight(open); err != nil {
+			return fmt.Errorf("check source: %w", err)
+		}
+	}
+	source, err := repl.Open(open, s.cfg.Source)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
+		defer cancel()
+		if closed := source.Close(closing); err == nil {
+			err = closed
+		}
+	}()
+	stream, err := s.openStream(open, source)
+	if err != nil {
+		return err
+	}
+	if !source.Slot().Exists {
+		// This may wait long for transactions that are running.
+		s.cfg.Log.Info("creating the replication slot; this waits for transactions that are running now", "slot", s.cfg.Source.Slot)
+		if err := source.CreateSlot(ctx); err != nil {
+			return err
+		}
+	}
+	start, cancelStart := context.WithTimeout(ctx, connectTimeout)
+	defer cancelStart()
+	if err := source.Start(start); err != nil {
+		return err
+	}
+	// From here on the slot is ours, so no other process can be publishing but
+	// a straggler, and that breaks the chain that begins at this tail.
+	tail, err := stream.ReadTail(start)
+	if err != nil {
+		return err
+	}
+	if err := s.checkTail(source, tail); err != nil {
+		return err
+	}
+	pub, err := stream.Resume(tail)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pub.Close()) }()
+	ss := s.newSession(ctx, source, pub, tail)
+	established()
+	s.cfg.Log.Info("streaming", "slot", s.cfg.Source.Slot, "from", source.Slot().Confirmed,
+		"stream", s.cfg.Sink.Stream, "sequence", tail.Sequence, "behind", tail.Position)
+	return ss.run(ctx)
+}
+
+// openStream checks the stream, creates it for a slot that does not exist yet,
+// and refuses a slot that is missing although the stream has a past.
+func (s *Shard) openStream(ctx context.Context, source *repl.Stream) (*publish.Stream, error) {
+	sink := s.cfg.Sink
+	sink.SystemID, sink.Slot = source.System().ID, s.cfg.Source.Slot
+	stream, err := publish.Open(ctx, s.nc, sink, !source.Slot().Exists)
+	if err != nil {
+		if errors.Is(err, publish.ErrStreamLost) {
+			return nil, fmt.Errorf("%w. Either restore the stream, or accept that: drop the slot with SELECT pg_drop_replication_slot('%s') and start anew", err, s.cfg.Source.Slot)
+		}
+		return nil, err
+	}
+	for _, w := range stream.Warnings {
+		if !s.established {
+			s.cfg.Log.Warn("stream "+sink.Stream, "warning", w)
+		}
+	}
+	if source.Slot().Exists || stream.LastSequence() == 0 {
+		return stream, nil
+	}
+	tail, err := stream.ReadTail(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: replication slot %s does not exist, and stream %s ends at %s (sequence %d): transitions committed since are lost to it. "+
+		"Either restore the slot with the database, or begin a new stream: name another one (--stream) or delete this one",
+		ErrGap, s.cfg.Source.Slot, sink.Stream, tail.Position, tail.Sequence)
+}
+
+// checkTail refuses a database that has not reached what the stream holds: it
+// was restored from a backup, or is a standby that was promoted too early.
+func (s *Shard) checkTail(source *repl.Stream, tail publish.Tail) error {
+	if tail.Position.Commit < source.System().End {
+		return nil
+	}
+	return fmt.Errorf("%w: stream %s ends at %s, and the database's log ends at %s: the database was restored or lost its latest transactions. "+
+		"Either bring back the database that the stream follows, or begin a new stream (--stream) with a new slot (--slot)",
+		ErrGap, s.cfg.Sink.Stream, tail.Position, source.System().End)
+}
+
+func (s *Shard) newSession(ctx context.Context, source *repl.Stream, pub *publish.Publisher, tail publish.Tail) *session {
+	ss := &session{shard: s, source: source, pub: pub, events: make(map[ffstream.PublicState]uint64)}
+	ss.position = tail.Position
+	ss.ledger.acked = pub.Acked()
+	cfg := normalize.Config{
+		SystemID: source.System().ID,
+		Source:   "/ffstream/" + s.cfg.Source.Slot,
+		Identity: s.cfg.Identity,
+		Skip:     tail.Position,
+	}
+	if s.cfg.Lookup != nil {
+		cfg.Lookup = s.cfg.Lookup(ctx)
+	}
+	ss.norm = normalize.New(cfg)
+	s.board.update(func(b *Status) {
+		b.SystemID, b.Server, b.Sessions = source.System().ID, source.System().Version, b.Sessions+1
+		b.Confirmed, b.ServerEnd, b.Position = source.Confirmed(), source.System().End, tail.Position
+		b.Sequence, b.Acked = pub.Sequence(), pub.Acked()
+	})
+	return ss
+}
+
+// reportInterval is how often the board is updated while batches keep coming,
+// and how often an overdue acknowledgement is looked for.
+const reportInterval = 250 * time.Millisecond
+
+// run is goroutine B. It starts goroutine A and ends it.
+func (ss *session) run(ctx context.Context) error {
+	reading, stopReading := context.WithCancel(ctx)
+	batches := make(chan *repl.Batch, 1) // one waits while one is processed
+	ended := make(chan error, 1)         // A sends its result, which fits though B may not look, and closes
+	go func() {
+		defer close(ended)
+		ended <- ss.source.Run(reading, batches)
+	}()
+
+	err := ss.follow(ctx, batches, ended)
+	stopReading()
+	for range ended { // A owns the connection until it has ended
+	}
+	if ctx.Err() != nil {
+		err = ss.drain(ctx)
+	}
+	ss.report()
+	return err
+}
+
+func (ss *session) follow(ctx context.Context, batches <-chan *repl.Batch, ended <-chan error) error {
+	tick := time.NewTicker(reportInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case b := <-batches:
+			if err := ss.batch(ctx, b); err != nil {
+				return err
+			}
+		case m := <-ss.pub.Acks():
+			if err := ss.pub.Ack(ctx, m); err != nil {
+				return err
+			}
+			ss.confirm()
+		case now := <-tick.C:
+			if err := ss.pub.Overdue(now); err != nil {
+				return err
+			}
+			if !ss.shard.nc.IsConnected() {
+				return fmt.Errorf("%w: connection lost", publish.ErrUnavailable)
+			}
+			ss.report()
+		case err := <-ended:
+			if err == nil {
+				return ctx.Err() // A ended because it was told to
+			}
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (ss *session) batch(ctx context.Context, b *repl.Batch) error {
+	defer b.Release()
+	for {
+		frame, ok, err := b.Next()
+		if err != nil {
+			return fmt.Errorf("%w: %w", errUndecodable, err)
+		}
+		if !ok {
+			break
+		}
+		ss.serverEnd = max(ss.serverEnd, frame.End)
+		if frame.WAL == nil {
+			if !ss.inTx {
+				ss.received = max(ss.received, frame.End)
+				ss.ledger.commit(frame.End, ss.pub.Sequence())
+			}
+			continue
+		}
+		if err := ss.change(ctx, frame.WAL); err != nil {
+			return err
+		}
+	}
+	if err := ss.pub.Flush(ctx); err != nil {
+		return err
+	}
+	return ss.takeAcks(ctx)
+}
+
+// takeAcks takes the acknowledgements that have come, without waiting.
+func (ss *session) takeAcks(ctx context.Context) error {
+	for {
+		select {
+		case m := <-ss.pub.Acks():
+			if err := ss.pub.Ack(ctx, m); err != nil {
+				return err
+			}
+		default:
+			ss.confirm()
+			return nil
+		}
+	}
+}
+
+// confirm tells the source how far everything is stored.
+func (ss *session) confirm() {
+	ss.ledger.ack(ss.pub.Acked())
+	if ss.ledger.confirmable != 0 {
+		ss.source.Confirm(ss.ledger.confirmable)
+	}
+}
+
+func (ss *session) change(ctx context.Context, wal []byte) error {
+	m := &ss.msg
+	if err := pgoutput.Decode(wal, m); err != nil {
+		return fmt.Errorf("%w: %w", errUndecodable, err)
+	}
+	switch m.Kind {
+	case pgoutput.KindInsert, pgoutput.KindUpdate, pgoutput.KindDelete:
+		return ss.norm.Row(m)
+	case pgoutput.KindBegin:
+		ss.inTx = true
+		return ss.norm.Begin(&m.Begin)
+	case pgoutput.KindCommit:
+		return ss.commit(ctx, &m.Commit)
+	case pgoutput.KindRelation:
+		return ss.norm.Relation(&m.Relation)
+	case pgoutput.KindTruncate:
+		return ss.norm.Truncate(&m.Truncate)
+	default: // origins, types and logical messages say nothing of a state
+		return nil
+	}
+}
+
+func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
+	err := ss.norm.Commit(c, func(e *ffstream.Event) error {
+		ss.position = e.ID.Position
+		ss.events[e.To]++
+		return ss.pub.Add(ctx, e)
+	})
+	if err != nil {
+		return err
+	}
+	if err := ss.pub.Commit(ctx); err != nil {
+		return err
+	}
+	ss.inTx = false
+	ss.received = ffstream.LSN(c.EndLSN)
+	ss.commitTime = time.UnixMicro(c.CommitTime)
+	ss.ledger.commit(ss.received, ss.pub.Sequence())
+	return nil
+}
+
+// drain stores what was committed before the stop and confirms it.
+func (ss *session) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ss.shard.cfg.ShutdownTimeout)
+	defer cancel()
+	err := ss.pub.Drain(ctx)
+	ss.confirm()
+	if err != nil {
+		return fmt.Errorf("store the last events: %w", err)
+	}
+	return nil
+}
+
+func (ss *session) report() {
+	stats := ss.norm.Stats()
+	ss.shard.board.update(func(b *Status) {
+		b.Received, b.Confirmed = ss.received, ss.source.Confirmed()
+		b.ServerEnd = max(b.ServerEnd, ss.serverEnd)
+		b.Position, b.CommitTime = ss.position, ss.commitTime
+		b.Sequence, b.Acked, b.InFlight = ss.pub.Sequence(), ss.pub.Acked(), ss.pub.InFlight()
+		b.Normalizer = stats
+		for state, n := range ss.events {
+			b.Events[state] += n
+		}
+	})
+	clear(ss.events)
+}
+

@@ -1,0 +1,199 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/normalize"
+	"github.com/ffstream/ffstream/internal/publish"
+	"github.com/ffstream/ffstream/internal/repl"
+)
+
+// Config says what a shard follows and where it publishes.
+type Config struct {
+	Source repl.Config
+	Sink   publish.Config // SystemID and Slot are filled in from the source
+	// Identity is false for a source without replica identity, see
+	// normalize.Config.
+	Identity bool
+	// Preflight checks the source before each session: its error is fatal when
+	// it wraps one made by Permanent.
+	Preflight func(ctx context.Context) error
+	// Lookup reads rows whose columns came as unchanged TOAST. The context is
+	// the session's.
+	Lookup func(ctx context.Context) normalize.Lookup
+	// ShutdownTimeout bounds what Run does after its context ended: storing what
+	// was read, and confirming it. Default 10 s.
+	ShutdownTimeout time.Duration
+	// MaxBackoff caps the time between two tries. Default 15 s.
+	MaxBackoff time.Duration
+	Log        *slog.Logger
+}
+
+const (
+	defaultShutdownTimeout = 10 * time.Second
+	defaultMaxBackoff      = 15 * time.Second
+	initialBackoff         = 100 * time.Millisecond
+	// standbyInterval caps the time between two tries for a busy slot, so that
+	// a takeover takes no longer than this.
+	standbyInterval = time.Second
+	connectTimeout  = 15 * time.Second
+)
+
+// Shard runs one slot into one stream.
+type Shard struct {
+	cfg   Config
+	nc    *nats.Conn // the caller's; it must reconnect for ever and buffer nothing
+	board board
+	// established: a session reached the streaming state once, so the
+	// configuration was right then.
+	established bool
+}
+
+// New returns a shard that publishes over nc. It starts nothing.
+func New(nc *nats.Conn, cfg Config) *Shard {
+	if cfg.ShutdownTimeout == 0 {
+		cfg.ShutdownTimeout = defaultShutdownTimeout
+	}
+	if cfg.MaxBackoff == 0 {
+		cfg.MaxBackoff = defaultMaxBackoff
+	}
+	s := &Shard{cfg: cfg, nc: nc}
+	s.board.update(func(b *Status) {
+		b.Role, b.Slot, b.Stream, b.Since = RoleConnecting, cfg.Source.Slot, cfg.Sink.Stream, time.Now()
+		b.Events = make(map[ffstream.PublicState]uint64)
+	})
+	return s
+}
+
+// Status returns what the shard is doing. It never blocks on a server.
+func (s *Shard) Status() Status { return s.board.snapshot() }
+
+// Run follows the slot until ctx ends, which returns nil, or until something
+// happens that waiting cannot mend. When ctx ends it stops reading, waits up to
+// ShutdownTimeout for what was read to be stored, confirms that, and returns.
+func (s *Shard) Run(ctx context.Context) error {
+	defer s.setRole(RoleStopped)
+	delay := backoff.NewExponentialBackOff()
+	delay.InitialInterval, delay.MaxInterval = initialBackoff, s.cfg.MaxBackoff
+	said := "" // the cause that was logged last: one line a change, not one a try
+	for {
+		active := false
+		err := s.session(ctx, func() {
+			active = true
+			s.established = true
+			delay.Reset()
+			said = ""
+			s.setRole(RoleActive)
+		})
+		if ctx.Err() != nil {
+			if err != nil && !errors.Is(err, context.Canceled) {
+				s.cfg.Log.Warn("stopped before everything was stored; the next start goes on from the stream's tail", "error", err)
+			}
+			return nil
+		}
+		if s.fatal(err) {
+			return s.explain(err)
+		}
+		wait := delay.NextBackOff()
+		role := RoleConnecting
+		if errors.Is(err, repl.ErrSlotBusy) {
+			role, wait = RoleStandby, min(wait, standbyInterval)
+		}
+		s.board.update(func(b *Status) {
+			if b.Role != role {
+				b.Since = time.Now()
+			}
+			b.Role, b.LastError = role, err.Error()
+			b.Retries++
+		})
+		if cause := causeOf(err); active || cause != said {
+			said = cause
+			s.cfg.Log.Warn(waitingFor(role), "error", err)
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func waitingFor(role Role) string {
+	if role == RoleStandby {
+		return "standby: another process holds the slot; trying again until it is free"
+	}
+	return "session ended; trying again"
+}
+
+func (s *Shard) setRole(role Role) {
+	s.board.update(func(b *Status) {
+		b.Role, b.Since = role, time.Now()
+		if role == RoleActive {
+			b.LastError = ""
+		}
+	})
+}
+
+// explain adds the position to a fatal error.
+func (s *Shard) explain(err error) error {
+	if p := s.Status().Position; !p.IsZero() {
+		return fmt.Errorf("%w (last event at %s)", err, p)
+	}
+	return err
+}
+
+// permanent marks an error that waiting cannot mend.
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+// Permanent marks err as one that waiting cannot mend, for Config.Preflight.
+func Permanent(err error) error { return permanent{err} }
+
+// fatalErrors end Run at any time.
+var fatalErrors = []error{
+	repl.ErrSlotLost, repl.ErrSlotForeign, repl.ErrPublicationMissing, repl.ErrNotPermitted,
+	repl.ErrServerTooOld, repl.ErrWALLevel,
+	publish.ErrStreamLost, publish.ErrStreamConfig, publish.ErrStreamForeign,
+	normalize.ErrReplicaIdentity, normalize.ErrColumn, ErrGap, errUndecodable,
+}
+
+// typingErrors end Run until a first session was established: then they are
+// taken for a mistake in the configuration, later for an accident.
+var typingErrors = []error{
+	repl.ErrAuthentication, repl.ErrDatabaseMissing, repl.ErrUnknownHost, publish.ErrNoJetStream,
+}
+
+func (s *Shard) fatal(err error) bool {
+	var p permanent
+	return errors.As(err, &p) || isAny(err, fatalErrors) || !s.established && isAny(err, typingErrors)
+}
+
+func isAny(err error, kinds []error) bool {
+	for _, k := range kinds {
+		if errors.Is(err, k) {
+			return true
+		}
+	}
+	return false
+}
+
+// causeOf names the kind of a retryable error, so that a repetition of the
+// same with another number in its text is no news.
+func causeOf(err error) string {
+	for _, k := range []error{repl.ErrSlotBusy, publish.ErrUnavailable, publish.ErrFull, publish.ErrAmbiguous,
+		repl.ErrAuthentication, repl.ErrDatabaseMissing, repl.ErrUnknownHost, publish.ErrNoJetStream} {
+		if errors.Is(err, k) {
+			return k.Error()
+		}
+	}
+	return err.Error()
+}
