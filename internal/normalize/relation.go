@@ -1,0 +1,141 @@
+package normalize
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/ffstream/ffstream/internal/repl/pgoutput"
+)
+
+// What a caller may ask about an error.
+var (
+	// ErrReplicaIdentity: a leaf of ff_exec_core does not log the old state.
+	ErrReplicaIdentity = errors.New("replica identity is missing")
+	// ErrColumn: a column that events need is not published.
+	ErrColumn = errors.New("column is missing")
+)
+
+const (
+	coreTable    = "ff_exec_core"
+	attemptTable = "ff_attempt"
+)
+
+// relation says where the columns of a table stand in its tuples.
+type relation struct {
+	table   string // coreTable, attemptTable, or empty for one that is not followed
+	columns int
+	at      []int // by column constant; -1 when absent
+}
+
+// The columns of ff_exec_core that events need.
+const (
+	corePartition = iota
+	coreID
+	corePhase
+	coreOwnership
+	coreEligibility
+	corePublic
+	coreAttemptState
+	coreLane
+	coreFlow
+	coreAttemptIndex
+	coreBlocking
+	coreReason
+	coreBy
+	corePriority
+	coreCreated
+	coreTerminal
+	coreRaw
+	coreStarted // since the engine's migration 0016
+)
+
+var coreColumns = []string{
+	"partition_key", "execution_id", "lifecycle_phase", "ownership_state", "eligibility_state", "public_state",
+	"attempt_state", "lane_id", "flow_id", "attempt_index", "blocking_reason", "cancellation_reason",
+	"cancelled_by", "priority", "created_at_ms", "terminal_at_ms", "raw_fields", "started_at_ms",
+}
+
+// The columns of ff_attempt that events need.
+const (
+	attemptPartition = iota
+	attemptExecution
+	attemptIndex
+	attemptWorker
+	attemptInstance
+	attemptEpoch
+	attemptLease
+	attemptStarted
+	attemptTerminal
+	attemptOutcome
+)
+
+var attemptColumns = []string{
+	"partition_key", "execution_id", "attempt_index", "worker_id", "worker_instance_id", "lease_epoch",
+	"lease_expires_at_ms", "started_at_ms", "terminal_at_ms", "outcome",
+}
+
+// Relation notes a table's columns. The slot sends a pair for each leaf, the
+// root and then the leaf; rows name the root. Columns are found by name, so one
+// that is added changes nothing.
+func (n *Normalizer) Relation(r *pgoutput.Relation) error {
+	switch r.Name {
+	case coreTable:
+		return n.addRelation(r, coreTable, coreColumns, coreStarted)
+	case attemptTable:
+		return n.addRelation(r, attemptTable, attemptColumns, -1)
+	}
+	if n.cfg.Identity && isLeaf(r.Name, coreTable) && r.ReplicaIdentity != 'i' {
+		return fmt.Errorf("%w: leaf %s.%s of ff_exec_core has replica identity %q, so its changes do not say what the state was before: run: ffstream migrate",
+			ErrReplicaIdentity, r.Namespace, r.Name, r.ReplicaIdentity)
+	}
+	n.relations[r.ID] = relation{}
+	return nil
+}
+
+// isLeaf reports whether name is <root>_p<digits>.
+func isLeaf(name, root string) bool {
+	suffix, ok := strings.CutPrefix(name, root+"_p")
+	return ok && suffix != "" && strings.Trim(suffix, "0123456789") == ""
+}
+
+func (n *Normalizer) addRelation(r *pgoutput.Relation, table string, names []string, optional int) error {
+	if known, ok := n.relations[r.ID]; ok && known.table == table && known.matches(r, names) {
+		return nil
+	}
+	rel := relation{table: table, columns: len(r.Columns), at: make([]int, len(names))}
+	for i, name := range names {
+		rel.at[i] = -1
+		for j := range r.Columns {
+			if r.Columns[j].Name == name {
+				rel.at[i] = j
+			}
+		}
+		if rel.at[i] < 0 && i != optional {
+			return fmt.Errorf("%w: table %s.%s does not publish column %s: run: ffstream migrate", ErrColumn, r.Namespace, r.Name, name)
+		}
+	}
+	n.relations[r.ID] = rel
+	return nil
+}
+
+// matches reports whether the columns stand where they did: the pair comes again
+// for each of 256 leaves.
+func (rel *relation) matches(r *pgoutput.Relation, names []string) bool {
+	if rel.columns != len(r.Columns) {
+		return false
+	}
+	for i, at := range rel.at {
+		if at >= 0 && r.Columns[at].Name != names[i] {
+			return false
+		}
+		if at < 0 {
+			for j := range r.Columns {
+				if r.Columns[j].Name == names[i] {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}

@@ -1,0 +1,186 @@
+package normalize
+
+import (
+	"strings"
+
+	"github.com/ffstream/ffstream"
+)
+
+// Row is what the rule needs of one ff_exec_core row, in the engine's own
+// literals. NULL is the empty string but where Opt tells them apart.
+type Row struct {
+	LifecyclePhase, OwnershipState, EligibilityState string
+	PublicState, AttemptState, BlockingReason        string
+	CancellationReason, CancelledBy                  ffstream.Opt[string]
+	LastFailureMessage                               string // raw_fields.last_failure_message
+}
+
+// Outcome is what the rule needs of one ff_attempt row.
+type Outcome struct {
+	Exists  bool
+	Literal string // empty for NULL
+}
+
+// Verdict is what a row means.
+type Verdict struct {
+	Vector          ffstream.StateVector // PublicState is the effective state
+	Stored          ffstream.PublicState // the row's own label, normalised
+	Consistent      bool                 // the label agrees with the effective state
+	EvidenceMissing bool                 // T10: nothing says how it ended
+	Rule            string               // the clause that decided: "N1" to "T10"
+}
+
+// Evaluate gives the effective state of a row: the first clause that matches,
+// from N1 to T10. at is the attempt at the row's attempt_index; below is the one
+// with the greatest index under it, and counts only when at does not exist.
+//
+// The error is a *ffstream.CorruptionError without an ExecutionID. Columns are
+// looked at in the engine's order, then, when the execution is terminal, the
+// outcome of the attempt that the rule consults.
+func Evaluate(r *Row, at, below Outcome) (Verdict, error) {
+	v, err := vector(r)
+	if err != nil {
+		return Verdict{}, err
+	}
+	state := ffstream.PublicState("")
+	if v.Vector.LifecyclePhase == ffstream.PhaseTerminal {
+		state, v.Rule, err = terminal(r, at, below)
+		if err != nil {
+			return Verdict{}, err
+		}
+		v.EvidenceMissing = v.Rule == "T10"
+	} else {
+		state, v.Rule = live(r, &v.Vector)
+	}
+	v.Vector.PublicState, v.Vector.TerminalOutcome = state, state.Outcome()
+	v.Consistent = v.Stored == state
+	return v, nil
+}
+
+// vector normalises the columns one by one.
+func vector(r *Row) (Verdict, error) {
+	var v Verdict
+	var ok bool
+	if v.Vector.LifecyclePhase, ok = phases[r.LifecyclePhase]; !ok {
+		return v, corrupt("lifecycle_phase", r.LifecyclePhase)
+	}
+	if v.Vector.OwnershipState, ok = ownerships[r.OwnershipState]; !ok {
+		return v, corrupt("ownership_state", r.OwnershipState)
+	}
+	if v.Vector.EligibilityState, ok = eligibilities[r.EligibilityState]; !ok {
+		return v, corrupt("eligibility_state", r.EligibilityState)
+	}
+	if v.Stored, ok = labels[r.PublicState]; !ok {
+		return v, corrupt("public_state", r.PublicState)
+	}
+	if v.Vector.AttemptState, ok = attemptStates[r.AttemptState]; !ok {
+		return v, corrupt("attempt_state", r.AttemptState)
+	}
+	v.Vector.BlockingReason = ffstream.BlockingNone
+	if r.BlockingReason != "" {
+		reason, err := ffstream.ParseBlockingReason(r.BlockingReason)
+		if err != nil {
+			return v, corrupt("blocking_reason", r.BlockingReason)
+		}
+		v.Vector.BlockingReason = reason
+	}
+	return v, nil
+}
+
+func corrupt(column, literal string) error {
+	return &ffstream.CorruptionError{Column: column, Literal: literal}
+}
+
+// live decides clauses N1 to N5.
+func live(r *Row, v *ffstream.StateVector) (ffstream.PublicState, string) {
+	switch v.LifecyclePhase {
+	case ffstream.PhaseSuspended:
+		return ffstream.StateSuspended, "N1"
+	case ffstream.PhaseActive:
+		return ffstream.StateActive, "N2"
+	case ffstream.PhaseSubmitted:
+		return ffstream.StateWaiting, "N3"
+	}
+	// Only suspend writes released, and every later op that leaves the resumable
+	// condition sets another owner; the label alone is left behind by claim.
+	if r.PublicState == "resumable" && r.OwnershipState == "released" {
+		return ffstream.StateResumable, "N4"
+	}
+	return runnableState(v.EligibilityState), "N5"
+}
+
+// terminal decides clauses T1 to T10. The attempt's outcome stands before the
+// texts, because those are sticky: replay clears neither of them wholly.
+func terminal(r *Row, at, below Outcome) (ffstream.PublicState, string, error) {
+	if state, rule := early(r); state != "" {
+		return state, rule, nil
+	}
+	decided, err := decisive(at)
+	if err != nil || decided != "" {
+		return decided, "T4a", err
+	}
+	if r.PublicState == "skipped" {
+		return ffstream.StateSkipped, "T5", nil
+	}
+	if !at.Exists {
+		if decided, err = decisive(below); err != nil || decided != "" {
+			return decided, "T4b", err
+		}
+	}
+	if behaviour, ok := strings.CutPrefix(r.CancellationReason.V, "suspension_timeout_"); ok {
+		if behaviour == "cancel" || r.PublicState == "cancelled" && r.CancelledBy.OK {
+			return ffstream.StateCancelled, "T6", nil
+		}
+		return ffstream.StateExpired, "T6", nil
+	}
+	if r.LastFailureMessage == "attempt_timeout" || r.LastFailureMessage == "execution_deadline" {
+		return ffstream.StateExpired, "T7", nil
+	}
+	if label := labels[r.PublicState]; label.Terminal() {
+		return label, "T8", nil
+	}
+	if r.CancelledBy.OK {
+		return ffstream.StateCancelled, "T9", nil
+	}
+	return ffstream.StateFailed, "T10", nil
+}
+
+// early decides clauses T1 to T3.
+func early(r *Row) (ffstream.PublicState, string) {
+	switch {
+	case r.LifecyclePhase == "cancelled":
+		return ffstream.StateCancelled, "T1"
+	case r.AttemptState == "cancelled":
+		return ffstream.StateCancelled, "T2"
+	case r.AttemptState == "terminal_failed":
+		return ffstream.StateFailed, "T3"
+	}
+	return "", ""
+}
+
+func decisive(o Outcome) (ffstream.PublicState, error) {
+	state, ok := outcomes[o.Literal]
+	if !ok {
+		return "", corrupt("ff_attempt.outcome", o.Literal)
+	}
+	return state, nil
+}
+
+// Before gives the effective state that an old tuple stands for. It has the five
+// state columns alone, so a terminal one is known only where T1, T2, T3, T5 or
+// T8 decide by themselves. False means that the tuple cannot tell; that a
+// literal is unknown is one way.
+func Before(r *Row) (ffstream.PublicState, bool) {
+	v, err := vector(r)
+	if err != nil {
+		return "", false
+	}
+	if v.Vector.LifecyclePhase != ffstream.PhaseTerminal {
+		state, _ := live(r, &v.Vector)
+		return state, true
+	}
+	if state, _ := early(r); state != "" {
+		return state, true
+	}
+	return v.Stored, v.Stored.Terminal()
+}
