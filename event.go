@@ -108,8 +108,9 @@ type Tx struct {
 // Position is the event's place in the stream's sequence.
 func (e *Event) Position() Position { return e.ID.Position }
 
-// Terminal reports whether the execution rests in the state that it entered.
-func (e *Event) Terminal() bool { return e.To.Terminal() || e.To == StatePurged }
+// Terminal reports whether the execution entered a state in which it rests. A
+// purged row entered none.
+func (e *Event) Terminal() bool { return e.To.Terminal() }
 
 // Subject is the subject of the event's message under a prefix:
 // <prefix>.exec.<partition>.<namespace>.<lane>.<state>,

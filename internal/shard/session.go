@@ -90,8 +90,8 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 	defer func() { err = errors.Join(err, pub.Close()) }()
 	ss := s.newSession(ctx, source, pub, tail)
 	established()
-	s.cfg.Log.Info("streaming", "slot", s.cfg.Source.Slot, "from", source.Slot().Confirmed,
-		"stream", s.cfg.Sink.Stream, "sequence", tail.Sequence, "behind", tail.Position)
+	s.cfg.Log.Info("streaming", "slot", s.cfg.Source.Slot, "from", source.Slot().Confirmed.String(),
+		"stream", s.cfg.Sink.Stream, "sequence", tail.Sequence, "behind", tail.Position.String())
 	return ss.run(ctx)
 }
 

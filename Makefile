@@ -1,0 +1,45 @@
+GO ?= go
+export GOFLAGS := -buildvcs=auto
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: postgres
+postgres: # Install Postgres from the distribution when no server binaries are found
+	@scripts/postgres
+
+.PHONY: build
+build: ## Build bin/ffstream, a static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ffstream ./cmd/ffstream
+
+.PHONY: run
+run: postgres build ## Set up and run the demo on real servers
+	bin/ffstream demo
+
+.PHONY: test
+test: postgres ## Set up and pass all tests
+	$(GO) test -race -timeout 20m ./...
+
+.PHONY: lint
+lint: ## Run the linters
+	@scripts/lint
+
+.PHONY: fuzz
+fuzz: ## Fuzz what parses bytes, a minute each
+	$(GO) test -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime 60s ./internal/repl/pgoutput
+	$(GO) test -run '^$$' -fuzz '^FuzzParseEvent$$' -fuzztime 60s .
+
+.PHONY: golden
+golden: ## Rewrite the golden transcripts from what the code does; read the diff before committing it
+	$(GO) test ./internal/normalize -run Golden -update
+
+.PHONY: bench
+bench: ## Go benchmarks, for benchstat
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin .cache

@@ -1,0 +1,3 @@
+package main
+type readCmd struct{}
+func (readCmd) Run() error { return nil }

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/normalize"
+	"github.com/ffstream/ffstream/internal/shard"
+	"github.com/ffstream/ffstream/migrations"
+)
+
+// source is the ordinary connection beside the replication one: it checks the
+// catalog before each session and reads rows that came as unchanged TOAST.
+type source struct {
+	database *pgconn.Config
+	cfg      migrations.Config
+
+	mu   sync.Mutex // guards conn: a session's end may overlap the next one's start
+	conn *pgx.Conn  // nil until it is needed, and after a failure
+}
+
+func newSource(database *pgconn.Config, publication, identity string) *source {
+	return &source{database: database, cfg: migrations.Config{Publication: publication, Identity: identity == identityIndex}}
+}
+
+// use runs f on the connection, which a failure closes.
+func (s *source) use(ctx context.Context, f func(*pgx.Conn) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil || s.conn.IsClosed() {
+		cfg, err := pgx.ParseConfig("")
+		if err != nil {
+			return fmt.Errorf("connect to Postgres: %w", err)
+		}
+		cfg.Config = *s.database.Copy()
+		if s.conn, err = pgx.ConnectConfig(ctx, cfg); err != nil {
+			var connect *pgconn.ConnectError
+			if errors.As(err, &connect) {
+				err = connect.Unwrap() // without the connection string
+			}
+			return fmt.Errorf("connect to Postgres: %w", err)
+		}
+	}
+	err := f(s.conn)
+	var pg *pgconn.PgError
+	if err != nil && !errors.As(err, &pg) {
+		_ = s.conn.Close(ctx) // the error that matters is err
+		s.conn = nil
+	}
+	return err
+}
+
+func (s *source) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		_ = s.conn.Close(context.Background())
+	}
+}
+
+// preflight marks as permanent what the operator has to mend.
+func (s *source) preflight(ctx context.Context) error {
+	err := s.use(ctx, func(c *pgx.Conn) error { return migrations.Check(ctx, c, s.cfg) })
+	for _, fault := range []error{migrations.ErrTables, migrations.ErrPublication, migrations.ErrIdentity} {
+		if errors.Is(err, fault) {
+			return shard.Permanent(err)
+		}
+	}
+	return err
+}
+
+// lookup returns a reader of rows for one session.
+func (s *source) lookup(ctx context.Context) normalize.Lookup { return lookup{ctx: ctx, source: s} }
+
+// lookup reads rows for the normaliser, whose interface knows no context: it is
+// pure. The context is the session's.
+type lookup struct {
+	ctx    context.Context
+	source *source
+}
+
+const lookupSQL = `SELECT raw_fields::text, blocking_reason, cancellation_reason, cancelled_by
+	FROM ff_exec_core WHERE partition_key = $1 AND execution_id = $2`
+
+// Row reads the columns of one execution that may be TOASTed.
+func (l lookup) Row(partition int16, id uuid.UUID) (normalize.LookedUp, bool, error) {
+	var row normalize.LookedUp
+	var raw string
+	var blocking, reason, by *string
+	err := l.source.use(l.ctx, func(c *pgx.Conn) error {
+		return c.QueryRow(l.ctx, lookupSQL, partition, [16]byte(id)).Scan(&raw, &blocking, &reason, &by)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return row, false, nil
+	}
+	if err != nil {
+		return row, false, err
+	}
+	return normalize.LookedUp{
+		RawFields: []byte(raw), BlockingReason: nullable(blocking), CancellationReason: nullable(reason), CancelledBy: nullable(by),
+	}, true, nil
+}
+
+func nullable(s *string) ffstream.Opt[string] {
+	if s == nil {
+		return ffstream.Opt[string]{}
+	}
+	return ffstream.Some(*s)
+}

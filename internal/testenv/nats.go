@@ -1,0 +1,85 @@
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// NATS is a server with JetStream inside this process, on loopback.
+type NATS struct {
+	srv  *server.Server
+	opts server.Options
+	temp bool // the directory is ours to remove
+}
+
+// NATSConfig says how a NATS server is started.
+type NATSConfig struct {
+	Dir         string // of JetStream's files; empty for a temporary one
+	SyncAlways  bool   // sync before each acknowledgement
+	NoJetStream bool
+}
+
+const natsReady = 30 * time.Second
+
+// StartNATS starts a server on a free port of loopback.
+func StartNATS(cfg NATSConfig) (*NATS, error) {
+	n := &NATS{temp: cfg.Dir == ""}
+	if n.temp {
+		dir, err := os.MkdirTemp("", "ffstream-nats-")
+		if err != nil {
+			return nil, fmt.Errorf("make directory for NATS: %w", err)
+		}
+		cfg.Dir = dir
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	n.opts = server.Options{
+		ServerName: "ffstream-test", Host: "127.0.0.1", Port: port,
+		JetStream: !cfg.NoJetStream, StoreDir: cfg.Dir, SyncAlways: cfg.SyncAlways, NoSigs: true, NoLog: true,
+	}
+	if err := n.Start(); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// Start starts the server, again on the same port and files.
+func (n *NATS) Start() error {
+	opts := n.opts
+	srv, err := server.NewServer(&opts)
+	if err != nil {
+		return fmt.Errorf("start NATS: %w", err)
+	}
+	n.srv = srv
+	srv.Start()
+	if !srv.ReadyForConnections(natsReady) {
+		return fmt.Errorf("start NATS: not ready after %s", natsReady)
+	}
+	return nil
+}
+
+// Stop ends the server and waits until its files are written.
+func (n *NATS) Stop() {
+	n.srv.Shutdown()
+	n.srv.WaitForShutdown()
+}
+
+// URL is where clients connect.
+func (n *NATS) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", n.opts.Port) }
+
+// Close ends the server and removes a temporary directory.
+func (n *NATS) Close() error {
+	if n.srv != nil {
+		n.Stop()
+	}
+	if n.temp {
+		return os.RemoveAll(n.opts.StoreDir)
+	}
+	return nil
+}

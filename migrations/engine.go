@@ -1,0 +1,62 @@
+package migrations
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the database/sql driver that goose needs
+	"github.com/pressly/goose/v3"
+)
+
+// EngineVersion is a shape of the engine's tables.
+type EngineVersion int64
+
+// The shapes of the engine's tables that ffstream works with.
+const (
+	Engine011    EngineVersion = 1 // v0.11
+	EngineNewest EngineVersion = 2 // v0.12 and newer: started_at_ms, lease_reclaim_count
+)
+
+//go:embed engine/*.sql
+var engineFiles embed.FS
+
+// engineTable is where goose records which shape it made. The engine's own
+// ledger has another name.
+const engineTable = "ffstream_engine_schema"
+
+// ErrEngineSchema: the tables are there and are not ours to touch.
+var ErrEngineSchema = errors.New("the engine's tables exist and were not made by ffstream")
+
+// EngineSchema makes the engine's tables in the shape of a version, or brings
+// tables that it made earlier there. Tables that the engine made are left alone
+// and give ErrEngineSchema.
+func EngineSchema(ctx context.Context, url string, version EngineVersion) (err error) {
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var theirs bool
+	if err := db.QueryRowContext(ctx, `SELECT to_regclass('ff_exec_core') IS NOT NULL AND to_regclass($1) IS NULL`, engineTable).Scan(&theirs); err != nil {
+		return fmt.Errorf("look for the engine's tables: %w", err)
+	}
+	if theirs {
+		return ErrEngineSchema
+	}
+	files, err := fs.Sub(engineFiles, "engine")
+	if err != nil {
+		return fmt.Errorf("open migrations: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithTableName(engineTable))
+	if err != nil {
+		return fmt.Errorf("open migrations: %w", err)
+	}
+	if _, err := provider.UpTo(ctx, int64(version)); err != nil {
+		return fmt.Errorf("make the engine's tables: %w", err)
+	}
+	return nil
+}
