@@ -158,7 +158,9 @@ func (p *Postgres) initialise(ctx context.Context, cfg PostgresConfig, cred *sys
 		"max_locks_per_transaction": "512", "max_prepared_transactions": "64", "max_wal_size": "4GB", "shared_buffers": "256MB",
 	}
 	if !cfg.Durable {
-		settings["fsync"], settings["synchronous_commit"] = "off", "off"
+		// Commits still wait for the WAL to be written, so that the flushed end of
+		// WAL, which the walsender goes by, never stays behind a commit.
+		settings["fsync"] = "off"
 	}
 	for k, v := range cfg.Settings {
 		settings[k] = v

@@ -17,8 +17,8 @@
 //
 // # Not promised
 //
-// Besides these two tables only the lane registry and the lease, completion and
-// operator outboxes are written. Suspensions, waitpoints, signals, grants, flows
-// and edges are not, so an idempotency key or a stale timer is the caller's to
-// play. Handles do not exist: an operation does not check the lease epoch.
+// Besides these two tables only the lane registry and the lease and completion
+// outboxes are written. Suspensions, waitpoints, signals, grants, flows, edges and
+// operator events are not, so an idempotency key or a stale timer is the caller's
+// to play. Handles do not exist: an operation does not check the lease epoch.
 package engine

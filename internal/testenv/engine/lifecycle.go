@@ -76,7 +76,7 @@ func (e *Engine) Claim(ctx context.Context, tx Tx, x Exec) error {
 		(partition_key, execution_id, attempt_index, worker_id, worker_instance_id,
 		 lease_epoch, lease_expires_at_ms, started_at_ms)
 		SELECT partition_key, execution_id, attempt_index, $3::text, $4::text, 1, $5::bigint, $6::bigint FROM ff_exec_core`+
-		key+` AND lifecycle_phase = 'runnable' AND eligibility_state = 'eligible_now'
+		byKey+` AND lifecycle_phase = 'runnable' AND eligibility_state = 'eligible_now'
 		ON CONFLICT (partition_key, execution_id, attempt_index) DO UPDATE SET
 		 worker_id = EXCLUDED.worker_id, worker_instance_id = EXCLUDED.worker_instance_id,
 		 lease_epoch = ff_attempt.lease_epoch + 1, lease_expires_at_ms = EXCLUDED.lease_expires_at_ms,
@@ -103,7 +103,7 @@ func (e *Engine) ClaimResumed(ctx context.Context, tx Tx, x Exec) error {
 	return all(
 		func() error {
 			return e.attempt(ctx, tx, x, reclaimed, current+
-				" AND EXISTS (SELECT 1 FROM ff_exec_core"+key+" AND public_state = 'resumable')", args...)
+				" AND EXISTS (SELECT 1 FROM ff_exec_core"+byKey+" AND public_state = 'resumable')", args...)
 		},
 		func() error { return e.runAgain(ctx, tx, x, args[3]) },
 		func() error { return e.leaseEvent(ctx, tx, x, "acquired") },
@@ -164,9 +164,9 @@ func (e *Engine) complete(ctx context.Context, tx Tx, x Exec, index *int, result
 	return all(
 		func() error {
 			return e.attempt(ctx, tx, x, "terminal_at_ms = $3, outcome = 'success', lease_expires_at_ms = NULL",
-				" AND attempt_index = COALESCE($4::int, "+pointer+")", t, index)
+				" AND attempt_index = COALESCE($4::int, "+pointed+")", t, index)
 		},
-		func() error { return e.core(ctx, tx, x, ended+", terminal_at_ms = $3, result = $4", "", t, result) },
+		func() error { return e.core(ctx, tx, x, finished+", terminal_at_ms = $3, result = $4", "", t, result) },
 		func() error { return e.completionEvent(ctx, tx, x, "success") },
 		func() error { return e.leaseEvent(ctx, tx, x, "revoked") },
 	)
@@ -196,7 +196,7 @@ func (e *Engine) FailTerminal(ctx context.Context, tx Tx, x Exec, message string
 			return e.attempt(ctx, tx, x, "terminal_at_ms = $3, outcome = 'failed', lease_expires_at_ms = NULL", current, t)
 		},
 		func() error {
-			return e.core(ctx, tx, x, ended+failureMessage+", terminal_at_ms = $4", "", message, t)
+			return e.core(ctx, tx, x, finished+failureMessage+", terminal_at_ms = $4", "", message, t)
 		},
 		func() error { return e.completionEvent(ctx, tx, x, "failed") },
 		func() error { return e.leaseEvent(ctx, tx, x, "revoked") },

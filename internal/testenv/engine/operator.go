@@ -30,7 +30,7 @@ func (e *Engine) CancelOperator(ctx context.Context, tx Tx, x Exec, reason strin
 		return err
 	}
 	fenced, err := some(ctx, tx, x, `UPDATE ff_attempt SET worker_instance_id = NULL, lease_expires_at_ms = NULL,
-		lease_epoch = lease_epoch + 1, terminal_at_ms = $3, outcome = 'cancelled'`+key+current+
+		lease_epoch = lease_epoch + 1, terminal_at_ms = $3, outcome = 'cancelled'`+byKey+current+
 		" AND worker_instance_id <> ''", t)
 	if err != nil || fenced == 0 {
 		return err
@@ -55,7 +55,7 @@ func (e *Engine) clearOutcome(ctx context.Context, tx Tx, x Exec) error {
 	if e.Version != Newest {
 		return nil
 	}
-	_, err := some(ctx, tx, x, "UPDATE ff_attempt SET outcome = NULL"+key+current)
+	_, err := some(ctx, tx, x, "UPDATE ff_attempt SET outcome = NULL"+byKey+current)
 	return err
 }
 
@@ -93,10 +93,6 @@ func (e *Engine) CancelFlowHeader(ctx context.Context, tx Tx, partition int16, f
 		WHERE partition_key = $1 AND flow_id = $2`+live, partition, flow, t, reason); err != nil {
 		return fmt.Errorf("cancel flow %s: %w", flow, err)
 	}
-	if _, err := tx.Exec(ctx, `INSERT INTO ff_operator_event (execution_id, event_type, details, occurred_at_ms, partition_key)
-		VALUES ($2::uuid::text, 'flow_cancel_requested', '{}'::jsonb, $3::bigint, $1::smallint)`, partition, flow, t); err != nil {
-		return fmt.Errorf("record cancel of flow %s: %w", flow, err)
-	}
 	return nil
 }
 
@@ -126,10 +122,9 @@ func (e *Engine) Replay(ctx context.Context, tx Tx, x Exec) error {
 		},
 		func() error {
 			_, err := some(ctx, tx, x, `UPDATE ff_attempt SET outcome = NULL, terminal_at_ms = NULL, worker_id = NULL,
-				worker_instance_id = NULL, lease_expires_at_ms = NULL, lease_epoch = lease_epoch + 1`+key+current)
+				worker_instance_id = NULL, lease_expires_at_ms = NULL, lease_epoch = lease_epoch + 1`+byKey+current)
 			return err
 		},
-		func() error { return e.operatorEvent(ctx, tx, x, "replayed") },
 	)
 }
 
@@ -150,13 +145,8 @@ func (e *Engine) RevokeLease(ctx context.Context, tx Tx, x Exec) error {
 // ChangePriority (CP) sets the priority of an eligible execution.
 func (e *Engine) ChangePriority(ctx context.Context, tx Tx, x Exec, priority int32) error {
 	text, _ := e.stamp()
-	return all(
-		func() error {
-			return e.core(ctx, tx, x, "priority = $4"+mutated,
-				" AND lifecycle_phase = 'runnable' AND eligibility_state = 'eligible_now'", text, min(max(priority, 0), 9000))
-		},
-		func() error { return e.operatorEvent(ctx, tx, x, "priority_changed") },
-	)
+	return e.core(ctx, tx, x, "priority = $4"+mutated,
+		" AND lifecycle_phase = 'runnable' AND eligibility_state = 'eligible_now'", text, min(max(priority, 0), 9000))
 }
 
 // SetTag (TG, newest only) sets a tag.

@@ -61,7 +61,7 @@ func (e *Engine) Reclaim(ctx context.Context, tx Tx, x Exec) error {
 				 lease_epoch, lease_expires_at_ms, started_at_ms, raw_fields)
 				SELECT partition_key, execution_id, attempt_index + 1, $3::text, $4::text,
 				 lease_epoch + 1, $5::bigint, $6::bigint, '{"attempt_type":"reclaim"}'::jsonb
-				FROM ff_attempt`+key+current, args...)
+				FROM ff_attempt`+byKey+current, args...)
 		},
 		func() error {
 			return e.core(ctx, tx, x, claimed+`, public_state = 'running', attempt_index = attempt_index + 1,
@@ -121,7 +121,7 @@ func (e *Engine) expire(ctx context.Context, tx Tx, x Exec, why string) error {
 	return all(
 		func() error { return e.attempt(ctx, tx, x, interrupted, current, t) },
 		func() error {
-			return e.core(ctx, tx, x, ended+failureMessage+", terminal_at_ms = $4", active, why, t)
+			return e.core(ctx, tx, x, finished+failureMessage+", terminal_at_ms = $4", active, why, t)
 		},
 		func() error { return e.completionEvent(ctx, tx, x, "expired") },
 		func() error { return e.leaseEvent(ctx, tx, x, "expired") },
@@ -137,7 +137,7 @@ func (e *Engine) SuspensionTimeout(ctx context.Context, tx Tx, x Exec, behaviour
 	}
 	return all(
 		func() error {
-			return e.core(ctx, tx, x, ended+failureMessage+", terminal_at_ms = $4, cancellation_reason = $5", "",
+			return e.core(ctx, tx, x, finished+failureMessage+", terminal_at_ms = $4, cancellation_reason = $5", "",
 				"suspension_timeout", e.now(), "suspension_timeout_"+behaviour)
 		},
 		func() error { return e.completionEvent(ctx, tx, x, outcome) },
@@ -168,8 +168,8 @@ func (e *Engine) TrimRetention(ctx context.Context, tx Tx, x Exec) error {
 	if err := e.only("trim_retention"); err != nil {
 		return err
 	}
-	if _, err := some(ctx, tx, x, "DELETE FROM ff_attempt"+key); err != nil {
+	if _, err := some(ctx, tx, x, "DELETE FROM ff_attempt"+byKey); err != nil {
 		return err
 	}
-	return one(ctx, tx, x, "DELETE FROM ff_exec_core"+key+" AND lifecycle_phase = 'terminal'")
+	return one(ctx, tx, x, "DELETE FROM ff_exec_core"+byKey+" AND lifecycle_phase = 'terminal'")
 }

@@ -22,7 +22,7 @@ func (e *Engine) TypedClaim(ctx context.Context, tx Tx, x Exec) error {
 				 lease_epoch, lease_expires_at_ms, started_at_ms, policy, raw_fields)
 				SELECT partition_key, execution_id, attempt_index, $3::text, $4::text, 1, $5::bigint, $6::bigint, '{}'::jsonb,
 				 jsonb_build_object('attempt_type', 'initial', 'attempt_id', $7::text, 'lease_id', $8::text)
-				FROM ff_exec_core`+key+` AND lifecycle_phase = 'runnable' AND ownership_state = 'unowned'
+				FROM ff_exec_core`+byKey+` AND lifecycle_phase = 'runnable' AND ownership_state = 'unowned'
 				 AND eligibility_state = 'eligible_now' AND attempt_state NOT IN ('running_attempt', 'attempt_interrupted')
 				ON CONFLICT (partition_key, execution_id, attempt_index) DO UPDATE SET
 				 worker_id = EXCLUDED.worker_id, worker_instance_id = EXCLUDED.worker_instance_id,
@@ -60,7 +60,7 @@ func (e *Engine) TypedComplete(ctx context.Context, tx Tx, x Exec, result []byte
 			return e.attempt(ctx, tx, x, "terminal_at_ms = $3, outcome = 'success', lease_expires_at_ms = NULL", typed, t)
 		},
 		func() error {
-			return e.core(ctx, tx, x, ended+`, public_state = 'completed', terminal_at_ms = $3, result = $4,
+			return e.core(ctx, tx, x, finished+`, public_state = 'completed', terminal_at_ms = $3, result = $4,
 				raw_fields = raw_fields || '{"terminal_outcome":"success"}'::jsonb`, active, t, result)
 		},
 		func() error { return e.completionEvent(ctx, tx, x, "success") },
@@ -101,7 +101,7 @@ func (e *Engine) TypedFail(ctx context.Context, tx Tx, x Exec, reason string) er
 			return e.attempt(ctx, tx, x, "terminal_at_ms = $3, outcome = 'failure', lease_expires_at_ms = NULL", typed, t)
 		},
 		func() error {
-			return e.core(ctx, tx, x, ended+`, public_state = 'failed', terminal_at_ms = $3,
+			return e.core(ctx, tx, x, finished+`, public_state = 'failed', terminal_at_ms = $3,
 				raw_fields = raw_fields || jsonb_build_object('failure_reason', $4::text, 'terminal_outcome', 'failed')`, active, t, reason)
 		},
 		func() error { return e.completionEvent(ctx, tx, x, "failed") },
@@ -134,7 +134,7 @@ func (e *Engine) IssueGrantResume(ctx context.Context, tx Tx, x Exec) error {
 	return all(
 		func() error {
 			return e.attempt(ctx, tx, x, reclaimed, current+
-				" AND EXISTS (SELECT 1 FROM ff_exec_core"+key+" AND attempt_state = 'attempt_interrupted')", args...)
+				" AND EXISTS (SELECT 1 FROM ff_exec_core"+byKey+" AND attempt_state = 'attempt_interrupted')", args...)
 		},
 		func() error { return e.runAgain(ctx, tx, x, args[3]) },
 		func() error { return e.leaseEvent(ctx, tx, x, "acquired") },

@@ -1,3 +1,0 @@
-package main
-type readCmd struct{}
-func (readCmd) Run() error { return nil }
