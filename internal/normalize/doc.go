@@ -15,9 +15,11 @@
 //
 // # Memory
 //
-// A transaction is gathered in fixed-size records without pointers, about 150
-// bytes an execution and 60 an attempt, with low-cardinality texts stored once
-// and tags as they are written. What a large transaction took is given back.
+// A transaction is gathered in fixed-size records without pointers: 120 bytes an
+// execution, 56 an attempt, 4 to 16 of an index, and the tags as they are
+// written. Texts and vectors of state, of which there are few, are stored once.
+// What a large transaction took is given back at its end; what a small one took
+// is used again, so that a transaction without events allocates nothing.
 //
 // # Not promised
 //
@@ -25,4 +27,8 @@
 // stream does not look attempts up, so where one of the engine's defects ends an
 // execution without touching the attempt that the row points at, a point read
 // may know more.
+//
+// That a looked-up column is as old as the transaction: it is read at its commit
+// or later. And that a normaliser can be used again after an error: the session
+// ends there, and the next one begins with a new normaliser.
 package normalize

@@ -1,73 +1,62 @@
 package normalize
 
 import (
-	"encoding/binary"
+	"hash/maphash"
 
 	"github.com/google/uuid"
 
 	"github.com/ffstream/ffstream"
 )
 
-// ref names a string of the text table; 0 is NULL, 1 the empty string.
-type ref uint32
-
-// texts stores each distinct string once. Most columns hold one of a few.
-type texts struct {
-	index map[string]ref
-	list  []string
-}
-
-const maxTexts = 1 << 16
-
-func (t *texts) reset() {
-	t.index, t.list = map[string]ref{"": 1}, []string{"", ""}
-}
-
-func (t *texts) add(b []byte) ref {
-	if r, ok := t.index[string(b)]; ok {
-		return r
-	}
-	s, r := string(b), ref(len(t.list))
-	t.index[s], t.list = r, append(t.list, s)
-	return r
-}
-
-func (t *texts) get(r ref) string { return t.list[r] }
-
-func (t *texts) opt(r ref) ffstream.Opt[string] {
-	return ffstream.Opt[string]{V: t.list[r], OK: r != 0}
-}
-
 // How an execution's row stands in the transaction.
 const (
-	flagTouched   = 1 << iota // its ff_exec_core row changed
-	flagNew                   // it did not exist before the transaction
-	flagGone                  // it does not exist behind it
-	flagCandidate             // the state may have changed
-	flagOldKnown              // from holds the state before, which may be unknown
+	flagTouched   uint16 = 1 << iota // its ff_exec_core row changed
+	flagNew                          // it did not exist before the transaction
+	flagGone                         // it does not exist behind it
+	flagCandidate                    // the state may have changed
 	flagFlow
 	flagStarted
 	flagTerminal
-	flagRawUnsent    // raw_fields came as unchanged TOAST
-	flagTextsUnsent  // one of the reasons did
+	flagRawUnsent // raw_fields came as unchanged TOAST, and so the next three
+	flagBlockingUnsent
+	flagReasonUnsent
+	flagByUnsent
 	flagTimedOut     // last_failure_message is one of T7's texts
 	flagUnidentified // an update without an old tuple, on a source without replica identity
+	flagDetached     // another record has taken over its key
 )
+
+const flagsTextUnsent = flagBlockingUnsent | flagReasonUnsent | flagByUnsent
 
 // core is what one execution's row and its history in the transaction come to.
 // It holds no pointer, so the garbage collector does not walk a million of them.
 type core struct {
-	id, flow                                                  uuid.UUID
-	created, started, terminal                                int64
-	tagsAt                                                    uint64
-	tagsLen                                                   uint32
-	phase, ownership, eligibility, public, attemptState, lane ref
-	blocking, reason, by, namespace, kind, detail             ref
-	attempts                                                  uint32 // 1 + index of the first attempt, 0 for none
-	attemptIndex, priority                                    int32
-	partition                                                 int16
-	flags                                                     uint16
-	from                                                      stateCode
+	id, flow                   uuid.UUID
+	created, started, terminal int64
+	tagsAt                     uint64
+	tagsLen                    uint32
+	image                      vectorRef // of the last row; 0 when none came
+	old                        vectorRef // of the first old tuple; 0 when none came
+	lane, blocking, reason, by ref
+	namespace, kind, detail    ref    // 0 when raw_fields did not come
+	attempts                   uint32 // 1 + index of the first attempt, 0 for none
+	attemptIndex, priority     int32
+	partition                  int16
+	flags                      uint16
+}
+
+func (c *core) has(flags uint16) bool { return c.flags&flags != 0 }
+
+func (c *core) setFlag(flag uint16, on bool) {
+	if on {
+		c.flags |= flag
+	} else {
+		c.flags &^= flag
+	}
+}
+
+func (c *core) executionID() ffstream.ExecutionID {
+	return ffstream.NewExecutionID(uint16(c.partition), c.id)
 }
 
 // attempt is one ff_attempt row of the transaction.
@@ -86,22 +75,10 @@ const (
 	hasTerminal
 )
 
-// stateCode is a PublicState in one byte; 0 is none.
-type stateCode uint8
-
-var (
-	stateOf = append([]ffstream.PublicState{""}, ffstream.PublicStates()...)
-	codeOf  = func() map[ffstream.PublicState]stateCode {
-		m := make(map[ffstream.PublicState]stateCode)
-		for i, s := range stateOf {
-			m[s] = stateCode(i)
-		}
-		return m
-	}()
-)
-
 // chunk is how many records are allocated at once: growing never copies.
 const chunk = 1024
+
+const keptChunks = 4
 
 // slab is an append-only list of records in chunks.
 type slab[T any] struct {
@@ -125,16 +102,14 @@ func (s *slab[T]) at(i uint32) *T { return &s.chunks[i/chunk][i%chunk] }
 // reset forgets the records and keeps the memory of a small transaction.
 func (s *slab[T]) reset() {
 	s.n = 0
-	if len(s.chunks) > 8 {
-		s.chunks = s.chunks[:8:8]
+	if len(s.chunks) > keptChunks {
+		clear(s.chunks[keptChunks:]) // or the list's array would hold them
+		s.chunks = s.chunks[:keptChunks:keptChunks]
 	}
 }
 
 // blob is an append-only byte store in chunks.
-type blob struct {
-	chunks [][]byte
-	n      uint64 // bytes in use, counting what chunks waste at their ends
-}
+type blob struct{ chunks [][]byte }
 
 const blobChunk = 64 << 10
 
@@ -162,6 +137,7 @@ func (b *blob) get(at uint64, n uint32) []byte {
 
 func (b *blob) reset() {
 	if len(b.chunks) > 1 {
+		clear(b.chunks[1:])
 		b.chunks = b.chunks[:1:1]
 	}
 	if len(b.chunks) == 1 {
@@ -176,66 +152,105 @@ func (b *blob) reset() {
 type gathered struct {
 	cores    slab[core]
 	attempts slab[attempt]
-	order    []uint32          // touched executions, in the order of their first touch
-	table    []uint32          // open addressing: 1 + index into cores
-	tags     blob              // raw_fields.tags as they are written
-	moved    map[uuid.UUID]int // executions deleted in this transaction: index into cores
+	order    []uint32 // touched executions, in the order of their first touch
+	tags     blob     // raw_fields.tags as they are written
+	// table finds records by open addressing: 1 + index into cores. The hash is
+	// of the UUID alone, so a record that gets another partition key stays where
+	// it is. Invariant: at least half of it is free.
+	table []uint32
+	seed  maphash.Seed
 }
 
-// minTable is the table's least size, a power of 2.
-const minTable = 64
+const (
+	minTable  = 64 // a power of 2, as every length of the table
+	keptTable = 4096
+)
 
+func (g *gathered) init() {
+	g.table, g.seed = make([]uint32, minTable), maphash.MakeSeed()
+}
+
+// reset forgets the transaction and keeps the memory of a small one.
 func (g *gathered) reset() {
-	if len(g.table) > 1<<14 || g.table == nil {
-		g.table, g.order = make([]uint32, minTable), nil
+	if len(g.table) > keptTable {
+		g.table = make([]uint32, minTable)
 	} else if g.cores.n > 0 {
 		clear(g.table)
+	}
+	if cap(g.order) > keptTable {
+		g.order = nil
 	}
 	g.order = g.order[:0]
 	g.cores.reset()
 	g.attempts.reset()
 	g.tags.reset()
-	clear(g.moved)
 }
 
-// slot returns where the key is in the table, or where it belongs.
-func (g *gathered) slot(partition int16, id uuid.UUID) uint64 {
-	mask := uint64(len(g.table) - 1)
-	h := (binary.LittleEndian.Uint64(id[:8]) ^ binary.LittleEndian.Uint64(id[8:]) ^ uint64(uint16(partition))) * 0x9E3779B97F4A7C15
-	for i := h >> 20 & mask; ; i = (i + 1) & mask {
-		at := g.table[i]
-		if at == 0 {
-			return i
-		}
-		if c := g.cores.at(at - 1); c.id == id && c.partition == partition {
-			return i
+func (g *gathered) empty() bool { return g.cores.n == 0 && len(g.order) == 0 }
+
+func (g *gathered) home(id *uuid.UUID) uint64 {
+	return maphash.Bytes(g.seed, id[:]) & uint64(len(g.table)-1)
+}
+
+// match returns the first record of a UUID that fits, or nil.
+func (g *gathered) match(id uuid.UUID, fits func(c *core) bool) (*core, uint32) {
+	for i := g.home(&id); g.table[i] != 0; i = (i + 1) & uint64(len(g.table)-1) {
+		at := g.table[i] - 1
+		if c := g.cores.at(at); c.id == id && !c.has(flagDetached) && fits(c) {
+			return c, at
 		}
 	}
+	return nil, 0
 }
 
-// find returns the execution's record, made when it is not there.
+// get returns the record of a key, or nil.
+func (g *gathered) get(partition int16, id uuid.UUID) (*core, uint32) {
+	return g.match(id, func(c *core) bool { return c.partition == partition })
+}
+
+// departed returns the record of an execution with this UUID that the
+// transaction deleted, or nil.
+func (g *gathered) departed(id uuid.UUID) (*core, uint32) {
+	return g.match(id, func(c *core) bool { return c.has(flagGone) })
+}
+
+// find returns the record of a key, made when it is not there.
 func (g *gathered) find(partition int16, id uuid.UUID) (*core, uint32) {
-	if i := g.slot(partition, id); g.table[i] != 0 {
-		at := g.table[i] - 1
-		return g.cores.at(at), at
+	if c, at := g.get(partition, id); c != nil {
+		return c, at
 	}
 	c, at := g.cores.add()
 	c.id, c.partition = id, partition
-	g.insert(at)
+	if 2*g.cores.n > len(g.table) {
+		g.table = make([]uint32, 2*len(g.table))
+		for i := range at {
+			g.place(i)
+		}
+	}
+	g.place(at)
 	return c, at
 }
 
-func (g *gathered) insert(at uint32) {
-	if 2*g.cores.n > len(g.table) {
-		g.table = make([]uint32, 2*len(g.table))
-		for i := range uint32(g.cores.n) {
-			c := g.cores.at(i)
-			if j := g.slot(c.partition, c.id); g.table[j] == 0 {
-				g.table[j] = i + 1
-			}
-		}
+// place enters a record into the table.
+func (g *gathered) place(at uint32) {
+	i := g.home(&g.cores.at(at).id)
+	for g.table[i] != 0 {
+		i = (i + 1) & uint64(len(g.table)-1)
+	}
+	g.table[i] = at + 1
+}
+
+// rekey moves an execution's record to another partition key. Its attempts come
+// under the new key too, perhaps before it; those of the old key are no more its
+// own.
+func (g *gathered) rekey(c *core, partition int16) {
+	if c.partition == partition {
 		return
 	}
-	c := g.cores.at(at)
-	g.table[g.slot(c.partition, c.id)] = at + 1
+	attempts := uint32(0)
+	if waiting, _ := g.get(partition, c.id); waiting != nil {
+		attempts = waiting.attempts
+		waiting.flags |= flagDetached
+	}
+	c.partition, c.attempts = partition, attempts
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -23,10 +22,11 @@ type Config struct {
 	// Skip is the position behind which events are yielded; those at or before
 	// it are stored already.
 	Skip ffstream.Position
-	// Lookup reads rows whose columns came as unchanged TOAST. It must not be
-	// nil where such rows can come.
+	// Lookup reads rows whose columns came as unchanged TOAST. Where it is nil
+	// such a row ends the session.
 	Lookup Lookup
-	// CacheSize bounds the rows of Lookup that are kept. Default 10 000.
+	// CacheSize bounds the rows of Lookup that are kept. 0 means 10 000, below 0
+	// none.
 	CacheSize int
 }
 
@@ -64,19 +64,15 @@ type Stats struct {
 // Normalizer turns a slot's messages into events. It belongs to one goroutine.
 type Normalizer struct {
 	cfg       Config
-	relations map[uint32]relation // by oid; rows name the root
+	relations map[uint32]*relation // by oid; rows name the root; nil: not followed
 	tx        gathered
 	texts     texts
 	begin     pgoutput.Begin
 	open      bool // between Begin and Commit
-	cache     map[cacheKey]LookedUp
+	cache     map[cacheKey]facts
 	stats     Stats
 	events    [2]ffstream.Event // one is held back until it is known whether it is the last
-}
-
-type cacheKey struct {
-	partition int16
-	id        uuid.UUID
+	scratch   []byte            // for a JSON string without its escapes
 }
 
 // New returns a normaliser at the start of a session: relations come anew with
@@ -85,11 +81,10 @@ func New(cfg Config) *Normalizer {
 	if cfg.CacheSize == 0 {
 		cfg.CacheSize = defaultCacheSize
 	}
-	n := &Normalizer{cfg: cfg, relations: make(map[uint32]relation), cache: make(map[cacheKey]LookedUp)}
-	n.tx.moved = make(map[uuid.UUID]int)
+	n := &Normalizer{cfg: cfg, relations: make(map[uint32]*relation), cache: make(map[cacheKey]facts)}
+	n.tx.init()
 	n.stats.Corrupt = make(map[string]uint64)
 	n.texts.reset()
-	n.tx.reset()
 	return n
 }
 
@@ -120,14 +115,16 @@ func (n *Normalizer) Row(m *pgoutput.Message) error {
 	if !ok {
 		return fmt.Errorf("read row change: %w: relation %d was not described", errOrder, m.RelationID)
 	}
+	if rel == nil {
+		return nil
+	}
 	var err error
-	switch rel.table {
-	case coreTable:
+	if rel.table == coreTable {
 		n.stats.CoreRows++
-		err = n.coreRow(&rel, m)
-	case attemptTable:
+		err = n.coreRow(rel, m)
+	} else {
 		n.stats.AttemptRows++
-		err = n.attemptRow(&rel, m)
+		err = n.attemptRow(rel, m)
 	}
 	if err != nil {
 		return fmt.Errorf("read change of %s in transaction %d: %w", rel.table, n.begin.Xid, err)
@@ -143,16 +140,14 @@ func (n *Normalizer) Truncate(t *pgoutput.Truncate) error {
 		return fmt.Errorf("read truncate: %w: no transaction is open", errOrder)
 	}
 	for _, id := range t.RelationIDs {
-		switch n.relations[id].table {
-		case coreTable:
-			for _, i := range n.tx.order {
-				if i != truncated {
-					n.remove(n.tx.cores.at(i))
-				}
-			}
-			n.tx.order = append(n.tx.order, truncated)
-			clear(n.cache)
-		case attemptTable:
+		rel, ok := n.relations[id]
+		switch {
+		case !ok:
+			return fmt.Errorf("read truncate: %w: relation %d was not described", errOrder, id)
+		case rel == nil:
+		case rel.table == coreTable:
+			n.truncateCore()
+		default:
 			for i := range uint32(n.tx.attempts.n) {
 				n.tx.attempts.at(i).gone = true
 			}
@@ -164,12 +159,21 @@ func (n *Normalizer) Truncate(t *pgoutput.Truncate) error {
 // truncated stands in the order of touched executions for a TRUNCATE.
 const truncated = ^uint32(0)
 
-func (n *Normalizer) remove(c *core) {
-	if c.flags&(flagNew|flagOldKnown) == 0 {
-		row := n.row(c)
-		n.setFrom(c, &row)
+func (n *Normalizer) truncateCore() {
+	for _, i := range n.tx.order {
+		if i == truncated {
+			continue
+		}
+		c := n.tx.cores.at(i)
+		// Without an old tuple so far the state is what it was, where one would
+		// have said otherwise.
+		if n.cfg.Identity && c.old == 0 && !c.has(flagNew) {
+			c.old = c.image
+		}
+		c.flags |= flagGone | flagCandidate
 	}
-	c.flags |= flagGone | flagCandidate
+	n.tx.order = append(n.tx.order, truncated)
+	clear(n.cache)
 }
 
 // Commit evaluates the executions that the transaction touched, in the order of
@@ -181,7 +185,7 @@ func (n *Normalizer) Commit(c *pgoutput.Commit, yield func(e *ffstream.Event) er
 	}
 	n.open = false
 	n.stats.Transactions++
-	if n.tx.cores.n == 0 && len(n.tx.order) == 0 {
+	if n.tx.empty() {
 		return nil
 	}
 	defer n.end()
@@ -223,143 +227,7 @@ func (n *Normalizer) yield(e *ffstream.Event, yield func(e *ffstream.Event) erro
 // end forgets the transaction.
 func (n *Normalizer) end() {
 	n.tx.reset()
-	if len(n.texts.list) > maxTexts {
+	if n.texts.full() {
 		n.texts.reset()
-	}
-}
-
-// event fills e with what became of one entry of the order, and reports whether
-// that is an event.
-func (n *Normalizer) event(e *ffstream.Event, ordinal, i uint32) (bool, error) {
-	tags := e.Tags[:0]
-	*e = ffstream.Event{
-		ID:     ffstream.EventID{System: n.cfg.SystemID, Position: ffstream.Position{Commit: ffstream.LSN(n.begin.FinalLSN), Index: ordinal}},
-		Source: n.cfg.Source,
-		Time:   time.UnixMicro(n.begin.CommitTime),
-		Tags:   tags,
-		Tx:     ffstream.Tx{Xid: n.begin.Xid},
-	}
-	if i == truncated {
-		e.Type = ffstream.TypeTruncated
-		return true, nil
-	}
-	c := n.tx.cores.at(i)
-	e.Type = ffstream.TypeTransitioned
-	e.ExecutionID = ffstream.NewExecutionID(uint16(c.partition), c.id)
-	e.LaneID = n.texts.get(c.lane)
-	if c.flags&flagOldKnown != 0 {
-		e.From = stateOf[c.from]
-	}
-	switch {
-	case c.flags&flagGone != 0 && c.flags&flagNew != 0:
-		n.stats.Transient++
-		return false, nil
-	case c.flags&flagGone != 0:
-		n.purge(e, c)
-		return true, nil
-	case c.flags&flagCandidate == 0:
-		n.stats.NoCandidate++
-		return false, nil
-	}
-	return n.transition(e, c)
-}
-
-func (n *Normalizer) transition(e *ffstream.Event, c *core) (bool, error) {
-	if err := n.lookUp(c); err != nil {
-		return false, err
-	}
-	row := n.row(c)
-	at, current := n.currentAttempt(c)
-	below := Outcome{}
-	if current != nil && !at.Exists {
-		below = Outcome{Exists: true, Literal: n.texts.get(current.outcome)}
-	}
-	v, err := Evaluate(&row, at, below)
-	var bad *ffstream.CorruptionError
-	if errors.As(err, &bad) {
-		e.Type, e.From = ffstream.TypeCorrupt, ""
-		e.Corrupt = ffstream.Corruption{Column: bad.Column, Literal: bad.Literal}
-		n.stats.Corrupt[bad.Column]++
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	e.To = v.Vector.PublicState
-	if e.From == e.To {
-		n.stats.SameState++
-		return false, nil
-	}
-	e.StateVector, e.StoredPublicState, e.Consistent, e.EvidenceMissing = v.Vector, v.Stored, v.Consistent, v.EvidenceMissing
-	e.Candidate = c.flags&flagUnidentified != 0 && c.flags&(flagOldKnown|flagNew) == 0
-	if !v.Consistent {
-		n.stats.Inconsistent++
-	}
-	if v.EvidenceMissing {
-		n.stats.NoEvidence++
-	}
-	n.describe(e, c)
-	if current != nil {
-		e.Attempt = ffstream.Some(n.attemptOf(current))
-	}
-	return true, nil
-}
-
-// describe fills in what is not state.
-func (n *Normalizer) describe(e *ffstream.Event, c *core) {
-	e.FlowID = ffstream.Opt[ffstream.FlowID]{V: c.flow, OK: c.flags&flagFlow != 0}
-	e.Namespace, e.ExecutionKind, e.BlockingDetail = n.texts.get(c.namespace), n.texts.get(c.kind), n.texts.get(c.detail)
-	e.Priority = c.priority
-	e.CurrentAttemptIndex = uint32(max(c.attemptIndex, 0))
-	e.CreatedAtMs = ffstream.Some(c.created)
-	e.StartedAtMs = optional(c.started, c.flags&flagStarted != 0)
-	e.TerminalAtMs = optional(c.terminal, c.flags&flagTerminal != 0)
-	e.CancellationReason, e.CancelledBy = n.texts.opt(c.reason), n.texts.opt(c.by)
-	e.Tags = appendTags(e.Tags, n.tx.tags.get(c.tagsAt, c.tagsLen))
-}
-
-func optional(v int64, ok bool) ffstream.Opt[int64] {
-	if !ok {
-		return ffstream.Opt[int64]{}
-	}
-	return ffstream.Some(v)
-}
-
-// purge describes a row that is gone as far as its last old tuple tells.
-func (n *Normalizer) purge(e *ffstream.Event, c *core) {
-	e.To, e.Consistent = ffstream.StatePurged, true
-	row := n.row(c)
-	e.StateVector = ffstream.StateVector{
-		LifecyclePhase:   phases[row.LifecyclePhase],
-		OwnershipState:   ownerships[row.OwnershipState],
-		EligibilityState: eligibilities[row.EligibilityState],
-		AttemptState:     attemptStates[row.AttemptState],
-	}
-	e.StoredPublicState = labels[row.PublicState]
-	if state, ok := Before(&row); ok {
-		e.StateVector.PublicState, e.StateVector.TerminalOutcome = state, state.Outcome()
-		e.Consistent = state == e.StoredPublicState
-	}
-}
-
-// row returns the literals of an execution's latest image.
-func (n *Normalizer) row(c *core) Row {
-	t := &n.texts
-	r := Row{
-		LifecyclePhase: t.get(c.phase), OwnershipState: t.get(c.ownership), EligibilityState: t.get(c.eligibility),
-		PublicState: t.get(c.public), AttemptState: t.get(c.attemptState), BlockingReason: t.get(c.blocking),
-		CancellationReason: t.opt(c.reason), CancelledBy: t.opt(c.by),
-	}
-	if c.flags&flagTimedOut != 0 {
-		r.LastFailureMessage = "attempt_timeout"
-	}
-	return r
-}
-
-// setFrom notes the state before the transaction, once.
-func (n *Normalizer) setFrom(c *core, old *Row) {
-	c.flags |= flagOldKnown
-	if state, ok := Before(old); ok {
-		c.from = codeOf[state]
 	}
 }

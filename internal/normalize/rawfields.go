@@ -2,14 +2,15 @@ package normalize
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
-	"fmt"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
-// errJSON: raw_fields is no JSON object. Postgres stores none such as jsonb, so
-// it means that the bytes were damaged or belong to another column.
-var errJSON = errors.New("raw_fields is no JSON object")
+// errJSON: Postgres stores no such text as jsonb, so the bytes were damaged or
+// belong to another column.
+var errJSON = errors.New("text is no JSON")
 
 // rawFields is what an event needs of raw_fields. The slices alias the input and
 // are JSON: strings with their quotes, tags an object. An absent key is nil.
@@ -18,7 +19,7 @@ type rawFields struct {
 }
 
 // scanRaw finds the keys that matter in the text of raw_fields without building
-// a tree. It allocates nothing.
+// a tree. It allocates nothing. A value that is no object has no keys.
 func scanRaw(b []byte) (rawFields, error) {
 	var f rawFields
 	err := eachMember(b, func(key, value []byte) {
@@ -32,18 +33,20 @@ func scanRaw(b []byte) (rawFields, error) {
 		case `"last_failure_message"`:
 			f.failure = value
 		case `"tags"`:
-			f.tags = value
+			if value[0] == '{' && len(value) > len("{}") {
+				f.tags = value
+			}
 		}
 	})
 	return f, err
 }
 
 // eachMember calls f with each key and value of a JSON object, both as they are
-// written.
+// written. Any other value has no members.
 func eachMember(b []byte, f func(key, value []byte)) error {
 	b = skipSpace(b)
 	if len(b) == 0 || b[0] != '{' {
-		return errJSON
+		return nil
 	}
 	b = skipSpace(b[1:])
 	for len(b) > 0 && b[0] != '}' {
@@ -64,6 +67,8 @@ func eachMember(b []byte, f func(key, value []byte)) error {
 		b = skipSpace(b[n:])
 		if len(b) > 0 && b[0] == ',' {
 			b = skipSpace(b[1:])
+		} else if len(b) == 0 || b[0] != '}' {
+			return errJSON
 		}
 	}
 	if len(b) == 0 {
@@ -84,7 +89,7 @@ func skipSpace(b []byte) []byte {
 func valueEnd(b []byte) int {
 	depth := 0
 	for i := 0; i < len(b); {
-		switch c := b[i]; c {
+		switch b[i] {
 		case '"':
 			n := stringEnd(b[i:])
 			if n == 0 {
@@ -101,14 +106,12 @@ func valueEnd(b []byte) int {
 			i++
 		case ',', ':', ' ', '\n', '\t', '\r':
 			if depth == 0 {
-				return i
+				return 0 // no value begins so
 			}
 			i++
 			continue
-		default: // a number or a word
-			for i < len(b) && !bytes.ContainsRune([]byte(",:{}[] \n\t\r\""), rune(b[i])) {
-				i++
-			}
+		default:
+			i += wordEnd(b[i:])
 		}
 		if depth == 0 {
 			return i
@@ -117,7 +120,19 @@ func valueEnd(b []byte) int {
 	return 0
 }
 
-// stringEnd is the length of the JSON string that b begins with.
+// wordEnd is the length of the number or word that b begins with.
+func wordEnd(b []byte) int {
+	for i, c := range b {
+		switch c {
+		case ',', ':', '{', '}', '[', ']', ' ', '\n', '\t', '\r', '"':
+			return i
+		}
+	}
+	return len(b)
+}
+
+// stringEnd is the length of the JSON string that b begins with, 0 when it has
+// no end.
 func stringEnd(b []byte) int {
 	for i := 1; i < len(b); i++ {
 		switch b[i] {
@@ -130,27 +145,66 @@ func stringEnd(b []byte) int {
 	return 0
 }
 
-// unquote returns the text of a JSON string and false for any other value. It
-// allocates only where the string has an escape.
-func unquote(v []byte) ([]byte, bool) {
+// unquote returns the text of a JSON string and false for any other value. The
+// text aliases v, or *scratch where there was an escape to resolve.
+func unquote(v []byte, scratch *[]byte) ([]byte, bool) {
 	if len(v) < 2 || v[0] != '"' {
 		return nil, false
 	}
-	inner := v[1 : len(v)-1]
-	if bytes.IndexByte(inner, '\\') < 0 {
-		return inner, true
+	v = v[1 : len(v)-1]
+	i := bytes.IndexByte(v, '\\')
+	if i < 0 {
+		return v, true
 	}
-	var s string
-	if err := json.Unmarshal(v, &s); err != nil {
-		return nil, false
+	s := append((*scratch)[:0], v[:i]...)
+	for i < len(v) {
+		if v[i] != '\\' || i+1 == len(v) {
+			s = append(s, v[i])
+			i++
+			continue
+		}
+		var n int
+		s, n = appendEscaped(s, v[i:])
+		i += n
 	}
-	return []byte(s), true
+	*scratch = s
+	return s, true
 }
 
-// checkRaw wraps a fault of raw_fields with the place.
-func checkRaw(err error, id fmt.Stringer) error {
-	if err == nil {
-		return nil
+// appendEscaped resolves the escape that b begins with, and returns its length.
+func appendEscaped(s, b []byte) ([]byte, int) {
+	const letters, meant = `"\/bfnrt`, "\"\\/\b\f\n\r\t"
+	if i := strings.IndexByte(letters, b[1]); i >= 0 {
+		return append(s, meant[i]), 2
 	}
-	return fmt.Errorf("read raw_fields of %s: %w", id, err)
+	r := codeUnit(b)
+	if r < 0 {
+		return append(s, b[0]), 1
+	}
+	if utf16.IsSurrogate(r) {
+		if pair := utf16.DecodeRune(r, codeUnit(b[6:])); pair != utf8.RuneError {
+			return utf8.AppendRune(s, pair), 12
+		}
+	}
+	return utf8.AppendRune(s, r), 6 // a lone surrogate becomes U+FFFD
+}
+
+// codeUnit reads the six bytes of \uXXXX, or returns -1.
+func codeUnit(b []byte) rune {
+	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
+		return -1
+	}
+	r := rune(0)
+	for _, c := range b[2:6] {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c|0x20 && c|0x20 <= 'f':
+			c = c | 0x20 - 'a' + 10
+		default:
+			return -1
+		}
+		r = r<<4 | rune(c)
+	}
+	return r
 }

@@ -23,7 +23,7 @@ const (
 
 // relation says where the columns of a table stand in its tuples.
 type relation struct {
-	table   string // coreTable, attemptTable, or empty for one that is not followed
+	table   string // coreTable or attemptTable
 	columns int
 	at      []int // by column constant; -1 when absent
 }
@@ -89,7 +89,7 @@ func (n *Normalizer) Relation(r *pgoutput.Relation) error {
 		return fmt.Errorf("%w: leaf %s.%s of ff_exec_core has replica identity %q, so its changes do not say what the state was before: run: ffstream migrate",
 			ErrReplicaIdentity, r.Namespace, r.Name, r.ReplicaIdentity)
 	}
-	n.relations[r.ID] = relation{}
+	n.relations[r.ID] = nil
 	return nil
 }
 
@@ -100,10 +100,10 @@ func isLeaf(name, root string) bool {
 }
 
 func (n *Normalizer) addRelation(r *pgoutput.Relation, table string, names []string, optional int) error {
-	if known, ok := n.relations[r.ID]; ok && known.table == table && known.matches(r, names) {
+	if known := n.relations[r.ID]; known != nil && known.table == table && known.matches(r, names) {
 		return nil
 	}
-	rel := relation{table: table, columns: len(r.Columns), at: make([]int, len(names))}
+	rel := &relation{table: table, columns: len(r.Columns), at: make([]int, len(names))}
 	for i, name := range names {
 		rel.at[i] = -1
 		for j := range r.Columns {

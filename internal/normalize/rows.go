@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/repl/pgoutput"
 )
@@ -58,6 +60,12 @@ func (t *tuple) optInt64(column int) (int64, bool) {
 	return t.int64(column), true
 }
 
+func (t *tuple) uuid(column int) uuid.UUID {
+	v, err := t.value(column).UUID()
+	t.fail(column, err)
+	return v
+}
+
 // text reads a column that is always sent: NOT NULL and never TOASTed.
 func (t *tuple) text(column int) []byte {
 	b, err := t.value(column).Text()
@@ -77,7 +85,7 @@ func (rel *relation) tuple(names []string, values []pgoutput.Value) (tuple, erro
 func (n *Normalizer) coreRow(rel *relation, m *pgoutput.Message) error {
 	var old, image tuple
 	var err error
-	if m.OldKind != 0 {
+	if m.OldKind != 0 || m.Kind == pgoutput.KindDelete {
 		if old, err = rel.tuple(coreColumns, m.Old); err != nil {
 			return err
 		}
@@ -88,103 +96,101 @@ func (n *Normalizer) coreRow(rel *relation, m *pgoutput.Message) error {
 	if image, err = rel.tuple(coreColumns, m.New); err != nil {
 		return err
 	}
-	partition := image.int16(corePartition)
-	id, idErr := image.value(coreID).UUID()
-	image.fail(coreID, idErr)
+	partition, id := image.int16(corePartition), image.uuid(coreID)
 	if image.err != nil {
 		return image.err
 	}
 	var c *core
 	var at uint32
-	switch {
-	case m.OldKind != 0 && !old.value(corePartition).Null() && old.int16(corePartition) != partition:
-		c, at = n.tx.find(old.int16(corePartition), id)
-		n.rekey(c, at, partition)
-	case m.Kind == pgoutput.KindInsert:
+	if m.Kind == pgoutput.KindInsert {
 		c, at = n.insertTarget(partition, id)
-	default:
-		c, at = n.tx.find(partition, id)
-	}
-	if old.err != nil {
-		return old.err
+	} else if c, at, err = n.updateTarget(&old, partition, id); err != nil {
+		return err
 	}
 	first := n.touch(c, at)
-	if err := n.before(c, m, &old, first); err != nil {
+	if m.Kind == pgoutput.KindInsert {
+		c.flags |= flagCandidate
+		if first {
+			c.flags |= flagNew
+		}
+	} else if err := n.before(c, &old); err != nil {
 		return err
 	}
 	c.flags &^= flagGone
 	return n.load(c, &image)
 }
 
-// before notes what the change tells of the state before the transaction.
-func (n *Normalizer) before(c *core, m *pgoutput.Message, old *tuple, first bool) error {
-	if m.Kind == pgoutput.KindInsert {
-		if first {
-			c.flags |= flagNew
+// updateTarget finds the record of an updated execution: that of its old key,
+// where there is one. An old tuple that has no relation is none.
+func (n *Normalizer) updateTarget(old *tuple, partition int16, id uuid.UUID) (*core, uint32, error) {
+	from := partition
+	if old.rel != nil {
+		if from = old.int16(corePartition); old.err != nil {
+			return nil, 0, old.err
 		}
-		c.flags |= flagCandidate
-		return nil
 	}
-	stateful := m.OldKind != 0 && !old.value(corePhase).Null()
-	switch {
-	case stateful:
-		c.flags |= flagCandidate
-		if c.flags&(flagNew|flagOldKnown) == 0 {
-			row := n.oldState(old)
-			if old.err != nil {
-				return old.err
-			}
-			n.setFrom(c, &row)
-		}
-	case n.cfg.Identity && m.OldKind != 0:
-		return fmt.Errorf("%w: the old tuple of execution %s has no state: run: ffstream migrate",
-			ErrReplicaIdentity, ffstream.NewExecutionID(uint16(c.partition), c.id))
-	case !n.cfg.Identity:
-		c.flags |= flagCandidate | flagUnidentified
-	}
-	return nil
+	c, at := n.tx.find(from, id)
+	n.tx.rekey(c, partition)
+	return c, at, nil
 }
 
-// oldState reads the five state columns of an old tuple.
-func (n *Normalizer) oldState(t *tuple) Row {
-	text := func(column int) string { return n.texts.get(n.texts.add(t.text(column))) }
-	return Row{
-		LifecyclePhase: text(corePhase), OwnershipState: text(coreOwnership), EligibilityState: text(coreEligibility),
-		PublicState: text(corePublic), AttemptState: text(coreAttemptState),
+// insertTarget finds the record of an inserted execution. One that the
+// transaction deleted under another partition key is the same execution, which
+// an UPDATE of that key moved to another leaf.
+func (n *Normalizer) insertTarget(partition int16, id uuid.UUID) (*core, uint32) {
+	if c, at := n.tx.get(partition, id); c != nil && c.has(flagTouched) {
+		return c, at
 	}
+	if c, at := n.tx.departed(id); c != nil {
+		n.tx.rekey(c, partition)
+		return c, at
+	}
+	return n.tx.find(partition, id)
+}
+
+// before notes what an update or a deletion tells of the state before the
+// transaction; the first one that does counts.
+func (n *Normalizer) before(c *core, old *tuple) error {
+	switch {
+	case old.rel == nil && n.cfg.Identity: // none of the state columns changed
+	case old.rel == nil:
+		c.flags |= flagUnidentified | flagCandidate
+	case old.value(corePhase).Null() && n.cfg.Identity:
+		return fmt.Errorf("%w: the old tuple of execution %s has no state: run: ffstream migrate", ErrReplicaIdentity, c.executionID())
+	case old.value(corePhase).Null():
+		c.flags |= flagUnidentified | flagCandidate
+	default:
+		c.flags |= flagCandidate
+		if c.old == 0 && !c.has(flagNew) {
+			c.old = n.vectorOf(old)
+		}
+	}
+	return old.err
+}
+
+// vectorOf stores the five state columns of a tuple.
+func (n *Normalizer) vectorOf(t *tuple) vectorRef {
+	return n.texts.addVector(&[5][]byte{
+		t.text(corePhase), t.text(coreOwnership), t.text(coreEligibility), t.text(corePublic), t.text(coreAttemptState),
+	})
 }
 
 func (n *Normalizer) deleteCore(old *tuple) error {
-	partition := old.int16(corePartition)
-	id, err := old.value(coreID).UUID()
-	old.fail(coreID, err)
+	partition, id := old.int16(corePartition), old.uuid(coreID)
 	if old.err != nil {
 		return old.err
 	}
 	c, at := n.tx.find(partition, id)
 	n.touch(c, at)
-	c.flags |= flagGone | flagCandidate
-	n.tx.moved[id] = int(at)
-	delete(n.cache, cacheKey{partition, id})
-	if old.value(corePhase).Null() {
-		if n.cfg.Identity {
-			return fmt.Errorf("%w: the deletion of execution %s does not say its state: run: ffstream migrate",
-				ErrReplicaIdentity, ffstream.NewExecutionID(uint16(partition), id))
-		}
-		return nil
+	if err := n.before(c, old); err != nil {
+		return err
 	}
-	t := &n.texts
-	c.phase, c.ownership, c.eligibility = t.add(old.text(corePhase)), t.add(old.text(coreOwnership)), t.add(old.text(coreEligibility))
-	c.public, c.attemptState = t.add(old.text(corePublic)), t.add(old.text(coreAttemptState))
+	c.flags |= flagGone
+	n.forget(c)
 	if lane := old.value(coreLane); !lane.Null() {
-		c.lane = t.add(lane.Data)
+		c.lane = n.texts.add(lane.Data)
 	}
-	c.blocking, c.reason, c.by = 0, 0, 0
-	if c.flags&(flagNew|flagOldKnown) == 0 {
-		row := n.row(c)
-		n.setFrom(c, &row)
-	}
-	return old.err
+	return nil
 }
 
 // touch gives an execution its ordinal, and reports whether this is its first
@@ -202,8 +208,7 @@ func (n *Normalizer) touch(c *core, at uint32) bool {
 // earlier change of the transaction brought, or are looked up.
 func (n *Normalizer) load(c *core, image *tuple) error {
 	t := &n.texts
-	c.phase, c.ownership, c.eligibility = t.add(image.text(corePhase)), t.add(image.text(coreOwnership)), t.add(image.text(coreEligibility))
-	c.public, c.attemptState = t.add(image.text(corePublic)), t.add(image.text(coreAttemptState))
+	c.image = n.vectorOf(image)
 	c.lane = t.add(image.text(coreLane))
 	c.attemptIndex, c.priority = image.int32(coreAttemptIndex), image.int32(corePriority)
 	c.created = image.int64(coreCreated)
@@ -212,92 +217,76 @@ func (n *Normalizer) load(c *core, image *tuple) error {
 	c.started, c.terminal = started, terminal
 	c.setFlag(flagStarted, hasStart)
 	c.setFlag(flagTerminal, hasEnd)
-	flow := image.value(coreFlow)
-	c.setFlag(flagFlow, !flow.Null())
-	if !flow.Null() {
-		var err error
-		c.flow, err = flow.UUID()
-		image.fail(coreFlow, err)
+	hasFlow := !image.value(coreFlow).Null()
+	c.setFlag(flagFlow, hasFlow)
+	if hasFlow {
+		c.flow = image.uuid(coreFlow)
 	}
-	n.loadText(c, &c.blocking, image.value(coreBlocking))
-	n.loadText(c, &c.reason, image.value(coreReason))
-	n.loadText(c, &c.by, image.value(coreBy))
+	n.loadText(c, &c.blocking, flagBlockingUnsent, image.value(coreBlocking))
+	n.loadText(c, &c.reason, flagReasonUnsent, image.value(coreReason))
+	n.loadText(c, &c.by, flagByUnsent, image.value(coreBy))
 	if image.err != nil {
 		return image.err
 	}
 	raw := image.value(coreRaw)
 	if raw.Unchanged() {
-		if c.namespace == 0 { // no earlier change brought it
-			c.flags |= flagRawUnsent
-		}
+		c.setFlag(flagRawUnsent, c.namespace == 0) // unless an earlier change brought it
 		return nil
 	}
 	text, err := raw.JSON()
 	if err != nil {
 		return fmt.Errorf("read column raw_fields: %w", err)
 	}
-	if len(n.cache) > 0 {
-		delete(n.cache, cacheKey{c.partition, c.id})
-	}
+	n.forget(c)
 	return n.loadRaw(c, text)
 }
 
-func (c *core) setFlag(flag uint16, on bool) {
-	if on {
-		c.flags |= flag
-	} else {
-		c.flags &^= flag
-	}
-}
-
-func (n *Normalizer) loadText(c *core, to *ref, v pgoutput.Value) {
+// loadText takes over a text that may be NULL or unsent. A reference that is set
+// came with an earlier change of the transaction, and still holds.
+func (n *Normalizer) loadText(c *core, to *ref, unsent uint16, v pgoutput.Value) {
 	switch {
 	case v.Unchanged():
-		if *to == 0 {
-			c.flags |= flagTextsUnsent
-		}
+		c.setFlag(unsent, *to == 0)
+		return
 	case v.Null():
 		*to = 0
 	default:
 		*to = n.texts.add(v.Data)
 	}
+	c.setFlag(unsent, false)
 }
 
 // loadRaw takes what an event needs out of raw_fields.
 func (n *Normalizer) loadRaw(c *core, text []byte) error {
-	f, err := scanRaw(text)
+	raw, err := scanRaw(text)
 	if err != nil {
-		return checkRaw(err, ffstream.NewExecutionID(uint16(c.partition), c.id))
+		return fmt.Errorf("read raw_fields of %s: %w", c.executionID(), err)
 	}
-	c.flags &^= flagRawUnsent
-	c.namespace, c.kind, c.detail = n.quoted(f.namespace), n.quoted(f.kind), n.quoted(f.detail)
-	failure, _ := unquote(f.failure)
-	c.setFlag(flagTimedOut, string(failure) == "attempt_timeout" || string(failure) == "execution_deadline")
-	if len(f.tags) > 0 && f.tags[0] != '{' || len(f.tags) == len("{}") {
-		f.tags = nil // no object, or an empty one
-	}
-	c.tagsAt, c.tagsLen = n.tx.tags.add(f.tags), uint32(len(f.tags))
+	c.namespace = n.texts.add(n.unquoted(raw.namespace))
+	c.kind = n.texts.add(n.unquoted(raw.kind))
+	c.detail = n.texts.add(n.unquoted(raw.detail))
+	c.tagsAt, c.tagsLen = n.tx.tags.add(raw.tags), uint32(len(raw.tags))
+	c.setFlag(flagTimedOut, timedOutText(n.unquoted(raw.failure)))
+	c.setFlag(flagRawUnsent, false)
 	return nil
 }
 
-// quoted stores a JSON string; anything else counts as the empty string.
-func (n *Normalizer) quoted(v []byte) ref {
-	s, _ := unquote(v)
-	return n.texts.add(s)
+// unquoted returns the text of a JSON string, and none for any other value. It is
+// valid until the next call.
+func (n *Normalizer) unquoted(v []byte) []byte {
+	s, _ := unquote(v, &n.scratch)
+	return s
 }
 
 // appendTags reads the string-valued members of a JSON object, sorted by key.
-func appendTags(tags []ffstream.Tag, object []byte) []ffstream.Tag {
-	if len(object) == 0 {
-		return tags
-	}
+func (n *Normalizer) appendTags(tags []ffstream.Tag, object []byte) []ffstream.Tag {
 	// The object was walked over when its row was read, so it has no fault.
 	_ = eachMember(object, func(key, value []byte) {
-		k, ok := unquote(key)
-		v, isString := unquote(value)
-		if ok && isString {
-			tags = append(tags, ffstream.Tag{Key: string(k), Value: string(v)})
+		if len(value) == 0 || value[0] != '"' {
+			return
 		}
+		k := n.texts.intern(n.unquoted(key))
+		tags = append(tags, ffstream.Tag{Key: k, Value: string(n.unquoted(value))})
 	})
 	slices.SortFunc(tags, func(a, b ffstream.Tag) int { return strings.Compare(a.Key, b.Key) })
 	return tags

@@ -38,7 +38,7 @@ type Verdict struct {
 // looked at in the engine's order, then, when the execution is terminal, the
 // outcome of the attempt that the rule consults.
 func Evaluate(r *Row, at, below Outcome) (Verdict, error) {
-	v, err := vector(r)
+	v, err := normalised(r)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -57,8 +57,8 @@ func Evaluate(r *Row, at, below Outcome) (Verdict, error) {
 	return v, nil
 }
 
-// vector normalises the columns one by one.
-func vector(r *Row) (Verdict, error) {
+// normalised reads the columns one by one.
+func normalised(r *Row) (Verdict, error) {
 	var v Verdict
 	var ok bool
 	if v.Vector.LifecyclePhase, ok = phases[r.LifecyclePhase]; !ok {
@@ -133,7 +133,7 @@ func terminal(r *Row, at, below Outcome) (ffstream.PublicState, string, error) {
 		}
 		return ffstream.StateExpired, "T6", nil
 	}
-	if r.LastFailureMessage == "attempt_timeout" || r.LastFailureMessage == "execution_deadline" {
+	if timedOut(r.LastFailureMessage) {
 		return ffstream.StateExpired, "T7", nil
 	}
 	if label := labels[r.PublicState]; label.Terminal() {
@@ -143,6 +143,21 @@ func terminal(r *Row, at, below Outcome) (ffstream.PublicState, string, error) {
 		return ffstream.StateCancelled, "T9", nil
 	}
 	return ffstream.StateFailed, "T10", nil
+}
+
+// The texts that the engine's timers leave in raw_fields.last_failure_message.
+const (
+	failureAttemptTimeout    = "attempt_timeout"
+	failureExecutionDeadline = "execution_deadline"
+)
+
+func timedOut(failure string) bool {
+	return failure == failureAttemptTimeout || failure == failureExecutionDeadline
+}
+
+// timedOutText is timedOut without turning a long message into a string.
+func timedOutText(failure []byte) bool {
+	return string(failure) == failureAttemptTimeout || string(failure) == failureExecutionDeadline
 }
 
 // early decides clauses T1 to T3.
@@ -158,6 +173,16 @@ func early(r *Row) (ffstream.PublicState, string) {
 	return "", ""
 }
 
+// settled reports whether the state of a row with known literals hangs on its
+// five state columns alone.
+func settled(r *Row) bool {
+	if phases[r.LifecyclePhase] != ffstream.PhaseTerminal {
+		return true
+	}
+	state, _ := early(r)
+	return state != ""
+}
+
 func decisive(o Outcome) (ffstream.PublicState, error) {
 	state, ok := outcomes[o.Literal]
 	if !ok {
@@ -167,11 +192,15 @@ func decisive(o Outcome) (ffstream.PublicState, error) {
 }
 
 // Before gives the effective state that an old tuple stands for. It has the five
-// state columns alone, so a terminal one is known only where T1, T2, T3, T5 or
+// state columns alone (the others are not looked at), so a terminal one is known only where T1, T2, T3, T5 or
 // T8 decide by themselves. False means that the tuple cannot tell; that a
 // literal is unknown is one way.
 func Before(r *Row) (ffstream.PublicState, bool) {
-	v, err := vector(r)
+	row := Row{
+		LifecyclePhase: r.LifecyclePhase, OwnershipState: r.OwnershipState, EligibilityState: r.EligibilityState,
+		PublicState: r.PublicState, AttemptState: r.AttemptState,
+	}
+	v, err := normalised(&row)
 	if err != nil {
 		return "", false
 	}
@@ -182,5 +211,8 @@ func Before(r *Row) (ffstream.PublicState, bool) {
 	if state, _ := early(r); state != "" {
 		return state, true
 	}
-	return v.Stored, v.Stored.Terminal()
+	if v.Stored.Terminal() {
+		return v.Stored, true
+	}
+	return "", false
 }
