@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/normalize"
 	"github.com/ffstream/ffstream/internal/publish"
@@ -333,4 +332,3 @@ func (ss *session) report() {
 	})
 	clear(ss.events)
 }
-
