@@ -131,7 +131,8 @@ func start(t testing.TB, env map[string]string, args ...string) *process {
 	return p
 }
 
-// run starts the service and waits until it holds the slot.
+// run starts the service and waits until it holds the slot, from which on nothing
+// that is committed is missed.
 func (w *world) run(args ...string) *process {
 	w.t.Helper()
 	p := start(w.t, w.env(), append([]string{"run"}, args...)...)
@@ -148,7 +149,7 @@ func (w *world) awaitActive(p *process) {
 		default:
 		}
 		var active bool
-		err := w.db.Pool.QueryRow(context.Background(), "SELECT active FROM pg_replication_slots WHERE slot_name = $1", w.slot).Scan(&active)
+		err := w.db.Pool.QueryRow(context.Background(), "SELECT active AND confirmed_flush_lsn IS NOT NULL FROM pg_replication_slots WHERE slot_name = $1", w.slot).Scan(&active)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			w.t.Fatal(err)
 		}

@@ -51,9 +51,6 @@ func main() {
 func execute(args []string, term terminal) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// The first signal asks to stop. From then on the default disposition is
-	// back, so a second one ends the process at once.
-	context.AfterFunc(ctx, stop)
 
 	var cli commands
 	exited, code := false, exitOK
@@ -89,6 +86,14 @@ func execute(args []string, term terminal) int {
 		return fail(term, exitUsage, err)
 	}
 	kctx.Bind(log)
+	// The first signal asks to stop. From then on the default disposition is
+	// back, so a second one ends the process at once.
+	defer context.AfterFunc(ctx, func() {
+		stop()
+		if kctx.Command() == "run" {
+			log.Info("stopping: what was read is stored and confirmed; a second signal ends the program at once")
+		}
+	})()
 	if err := kctx.Run(); err != nil {
 		var usage usageError
 		if errors.As(err, &usage) {
