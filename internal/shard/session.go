@@ -41,11 +41,6 @@ type session struct {
 func (s *Shard) session(ctx context.Context, established func()) (err error) {
 	open, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if s.cfg.Preflight != nil {
-		if err := s.cfg.Preflight(open); err != nil {
-			return fmt.Errorf("check source: %w", err)
-		}
-	}
 	source, err := repl.Open(open, s.cfg.Source)
 	if err != nil {
 		return err
@@ -57,6 +52,11 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 			err = closed
 		}
 	}()
+	if s.cfg.Preflight != nil {
+		if err := s.cfg.Preflight(open); err != nil {
+			return fmt.Errorf("check source: %w", err)
+		}
+	}
 	stream, err := s.openStream(open, source)
 	if err != nil {
 		return err
