@@ -270,13 +270,11 @@ func (o *oracle) settle(tx *transaction) {
 		if t.gone && t.before == nil || !t.changed {
 			continue
 		}
-		var data map[string]any
-		subject := ""
+		evaluate := o.transition
 		if t.gone {
-			data, subject = o.purged(id, t)
-		} else {
-			data, subject = o.transition(tx, id, t)
+			evaluate = o.purged
 		}
+		data, subject := evaluate(tx, id, t)
 		if data == nil {
 			continue
 		}

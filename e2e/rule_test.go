@@ -225,7 +225,7 @@ func (o *oracle) shown(tx *transaction, id string, r row) any {
 }
 
 // purged gives the data of a row that is gone.
-func (o *oracle) purged(id string, t *touched) (map[string]any, string) {
+func (o *oracle) purged(_ *transaction, id string, t *touched) (map[string]any, string) {
 	r := t.before
 	from := known(r)
 	vector := map[string]any{

@@ -28,7 +28,7 @@ var engineFiles embed.FS
 // ledger has another name.
 const engineTable = "ffstream_engine_schema"
 
-// ErrEngineSchema: the tables are there and are not ours to touch.
+// ErrEngineSchema says that the tables are there and are not ours to touch.
 var ErrEngineSchema = errors.New("the engine's tables exist and were not made by ffstream")
 
 // EngineSchema makes the engine's tables in the shape of a version, or brings

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/url"
 	"os"
 	"regexp"
@@ -212,10 +211,4 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 		}
 	}
 	return time.Time{}, usagef("--since %q: want a duration such as 10m, or a time such as 2026-01-02T15:04:05Z", s)
-}
-
-// loopbackAddr refuses nothing; it says whether an address is the machine's own.
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -42,7 +42,7 @@ func Evaluate(r *Row, at, below Outcome) (Verdict, error) {
 	if err != nil {
 		return Verdict{}, err
 	}
-	state := ffstream.PublicState("")
+	var state ffstream.PublicState
 	if v.Vector.LifecyclePhase == ffstream.PhaseTerminal {
 		state, v.Rule, err = terminal(r, at, below)
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/ffstream/ffstream/internal/repl/pgoutput"
 )
 
-// ErrGap: the slot does not reach back to where the stream ends.
+// ErrGap says that the slot does not reach back to where the stream ends.
 var ErrGap = errors.New("continuity is lost")
 
 // errUndecodable: the slot sent what no rule of pgoutput allows.

@@ -72,8 +72,8 @@ func (b *board) snapshot() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.status
-	s.Events = make(map[ffstream.PublicState]uint64, len(b.status.Events))
-	for state, n := range b.status.Events {
+	s.Events = make(map[ffstream.PublicState]uint64, len(b.Events))
+	for state, n := range b.Events {
 		s.Events[state] = n
 	}
 	return s

@@ -222,7 +222,7 @@ func NATSURL(tb testing.TB) string {
 // PostgresBinDir is where the programs of the test's Postgres are.
 func PostgresBinDir(tb testing.TB) string {
 	tb.Helper()
-	dir, err := findPostgres()
+	dir, err := findPostgres(tb.Context())
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -45,12 +45,12 @@ type Postgres struct {
 // minMajor is the oldest Postgres that ffstream works with.
 const minMajor = 15
 
-// ErrNoPostgres: no server programs were found.
+// ErrNoPostgres says that no server programs were found.
 var ErrNoPostgres = errors.New("no PostgreSQL 15 or newer found: install it (apt-get install postgresql) or name its directory in FF_PG_BINDIR")
 
 // findPostgres looks for server programs: FF_PG_BINDIR, the usual directories
 // of distributions, then the path.
-func findPostgres() (string, error) {
+func findPostgres(ctx context.Context) (string, error) {
 	dirs := []string{os.Getenv("FF_PG_BINDIR")}
 	for _, pattern := range []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin"} {
 		found, err := filepath.Glob(pattern)
@@ -68,7 +68,7 @@ func findPostgres() (string, error) {
 		if dir == "" {
 			continue
 		}
-		out, err := exec.Command(filepath.Join(dir, "postgres"), "--version").Output()
+		out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output()
 		if err != nil {
 			continue
 		}
@@ -111,7 +111,7 @@ func unprivileged() (*syscall.Credential, error) {
 // superuser is postgres, without a password on loopback; members of the role
 // scram_users have to give one.
 func StartPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
-	bin, err := findPostgres()
+	bin, err := findPostgres(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +190,7 @@ func appendFile(path string, text []byte) (err error) {
 }
 
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
@@ -204,7 +204,8 @@ func (p *Postgres) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open log of Postgres: %w", err)
 	}
-	p.cmd = exec.Command(filepath.Join(p.BinDir, "postgres"), "-D", p.data())
+	// The server outlives ctx, which bounds its start.
+	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), filepath.Join(p.BinDir, "postgres"), "-D", p.data())
 	p.cmd.SysProcAttr, p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = p.attr, p.dir, log, log
 	p.exited = make(chan struct{})
 	started := make(chan error, 1)

@@ -25,7 +25,7 @@ type Value struct {
 	Data []byte
 }
 
-// ErrNoValue: a column is null or was not sent where a value is needed.
+// ErrNoValue says that a column is null or was not sent where a value is needed.
 var ErrNoValue = errors.New("column has no value")
 
 var errForm = errors.New("value has not the form of its type")

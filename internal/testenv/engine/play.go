@@ -75,14 +75,6 @@ func (e *Engine) lease() []any {
 	return []any{id, instance, t + ttl.Milliseconds(), t}
 }
 
-// newest picks the text of a statement's extra columns.
-func (e *Engine) newest(columns string) string {
-	if e.Version == Newest {
-		return columns
-	}
-	return ""
-}
-
 // only refuses an operation that the version does not have.
 func (e *Engine) only(op string) error {
 	if e.Version != Newest {
