@@ -104,7 +104,7 @@ func TestKill(t *testing.T) {
 	p := w.run()
 	go func() {
 		sum, err := engine.Run(context.Background(), w.db.Pool, engine.WorkloadConfig{
-			Version: engine.Newest, Writers: min(8, int(w.db.Pool.Config().MaxConns)-1), Executions: executions, Seed: seed, Heartbeats: 1,
+			Version: engine.Newest, Writers: 8, Executions: executions, Seed: seed, Heartbeats: 1,
 			Lanes: []string{"default", "lane.with dots"}, Namespaces: []string{"ns-a", "", "ns*b"},
 		})
 		played <- outcome{sum, err}

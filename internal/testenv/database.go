@@ -141,6 +141,9 @@ func (s *shared) template(ctx context.Context, schema Schema) (string, error) {
 	return name, migrations.Apply(ctx, conn, cfg, steps, func(migrations.Progress) {})
 }
 
+// poolSize bounds a test's connections, which are opened when they are needed.
+const poolSize = 12
+
 // DB gives a test a database of its own and removes it afterwards with its slots.
 func DB(tb testing.TB, schema Schema) *Database {
 	tb.Helper()
@@ -162,7 +165,12 @@ func DB(tb testing.TB, schema Schema) *Database {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { d.drop(tb) })
-	if d.Pool, err = pgxpool.New(ctx, d.URL); err != nil {
+	cfg, err := pgxpool.ParseConfig(d.URL)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cfg.MaxConns = poolSize
+	if d.Pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		tb.Fatal(err)
 	}
 	return d
