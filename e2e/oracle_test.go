@@ -102,7 +102,7 @@ func (o *oracle) read() {
 		}
 		switch {
 		case strings.HasPrefix(text, "BEGIN "):
-			tx = &transaction{xid: xid, touched: map[string]*touched{}, attempts: map[string]map[string]bool{}}
+			tx = &transaction{xid: xid, touched: map[string]*touched{}, deleted: map[string]string{}, attempts: map[string]map[string]bool{}}
 		case strings.HasPrefix(text, "COMMIT "):
 			o.settle(tx)
 			txs = append(txs, tx)
@@ -124,6 +124,7 @@ type transaction struct {
 	xid      uint32
 	order    []string // executions by the first touch of their ff_exec_core row
 	touched  map[string]*touched
+	deleted  map[string]string          // by UUID, the execution that is gone
 	attempts map[string]map[string]bool // those that it wrote and that are left
 	events   []map[string]any           // data, in order
 	index    []int
@@ -207,15 +208,7 @@ func (o *oracle) core(tx *transaction, op string, old, now row) {
 	previous := o.cores[id]
 	// A partition key that is updated moves the row to another leaf: a deletion
 	// and an insertion, of one execution.
-	moved := ""
-	if op == "INSERT" && previous == nil {
-		for other, t := range tx.touched {
-			if t.gone && strings.HasSuffix(other, now["execution_id"]) {
-				moved = other
-			}
-		}
-	}
-	if moved != "" {
+	if moved := tx.deleted[now["execution_id"]]; op == "INSERT" && previous == nil && moved != "" {
 		t := tx.touched[moved]
 		delete(tx.touched, moved)
 		tx.touched[id] = t
@@ -228,8 +221,10 @@ func (o *oracle) core(tx *transaction, op string, old, now row) {
 		tx.order = append(tx.order, id)
 	}
 	t.gone = op == "DELETE"
+	delete(tx.deleted, now["execution_id"])
 	if op == "DELETE" {
 		t.changed = true
+		tx.deleted[now["execution_id"]] = id
 		delete(o.cores, id)
 		return
 	}
