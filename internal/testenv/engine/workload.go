@@ -299,7 +299,8 @@ func (w *writer) transact(ctx context.Context, l *life, step *Step, rollback boo
 	if !rollback {
 		return w.transactSaved(ctx, l, step, false)
 	}
-	err := pgx.BeginFunc(context.WithoutCancel(ctx), w.conn, func(tx pgx.Tx) error {
+	ctx = context.WithoutCancel(ctx) // a transaction that began is finished
+	err := pgx.BeginFunc(ctx, w.conn, func(tx pgx.Tx) error {
 		if err := w.play(ctx, tx, l, step); err != nil {
 			return err
 		}
