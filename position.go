@@ -32,7 +32,7 @@ func ParseLSN(s string) (LSN, error) {
 	}
 	h, errHi := strconv.ParseUint(hi, 16, 32)
 	l, errLo := strconv.ParseUint(lo, 16, 32)
-	if errHi != nil || errLo != nil {
+	if errHi != nil || errLo != nil || len(hi) > 8 || len(lo) > 8 {
 		return 0, fmt.Errorf("parse LSN %q: each half is 1 to 8 hexadecimal digits", s)
 	}
 	return LSN(h<<32 | l), nil
