@@ -104,7 +104,8 @@ func TestParseExecutionIDRefuses(t *testing.T) {
 		{"{fp:7}: " + hyphenated, ffstream.ErrInvalidUUID, " " + hyphenated},
 		{"{fp:7}:" + hyphenated + "\n", ffstream.ErrInvalidUUID, hyphenated + "\n"},
 		{"{fp:7}:{fp:8}:" + hyphenated, ffstream.ErrInvalidUUID, "{fp:8}:" + hyphenated}, // the first "}:" splits
-		{"{fp:7}:(" + hyphenated + ")", ffstream.ErrInvalidUUID, "(" + hyphenated + ")"},
+		{"{fp:7}:(" + hyphenated + "}", ffstream.ErrInvalidUUID, "(" + hyphenated + "}"},
+		{"{fp:7}:{" + hyphenated + ")", ffstream.ErrInvalidUUID, "{" + hyphenated + ")"},
 		{"{fp:7}:URN:UUID:" + hyphenated, ffstream.ErrInvalidUUID, "URN:UUID:" + hyphenated},
 		{"{fp:7}:" + strings.ReplaceAll(hyphenated, "-", ":"), ffstream.ErrInvalidUUID, strings.ReplaceAll(hyphenated, "-", ":")},
 		{"{fp:7}:g" + hyphenated[1:], ffstream.ErrInvalidUUID, "g" + hyphenated[1:]},
