@@ -69,6 +69,8 @@ func vectors() []vector {
 				Columns: []pgoutput.Column{{Key: true, Name: "execution_id", TypeOID: 2950, TypeMod: -1}, {Name: "lané", TypeOID: 25, TypeMod: 7}}}}},
 		{"relation of pg_catalog without columns", begin('R').u32(1).cstr("").cstr("").u8('n').u16(0),
 			pgoutput.Message{Kind: 'R', Relation: pgoutput.Relation{ID: 1, ReplicaIdentity: 'n', Columns: []pgoutput.Column{}}}},
+		{"relation with the shortest column", begin('R').u32(2).cstr("").cstr("").u8('d').u16(1).u8(0).cstr("").u32(25).u32(0),
+			pgoutput.Message{Kind: 'R', Relation: pgoutput.Relation{ID: 2, ReplicaIdentity: 'd', Columns: []pgoutput.Column{{TypeOID: 25}}}}},
 		{"insert", begin('I').u32(16384).u8('N').tuple(5).text("one").bin(0, 0, 0, 1).null().text("").bin(),
 			pgoutput.Message{Kind: 'I', RelationID: 16384, New: []pgoutput.Value{text("one"), bin(0, 0, 0, 1), null, text(""), bin()}}},
 		{"insert without columns", begin('I').u32(16384).u8('N').tuple(0), pgoutput.Message{Kind: 'I', RelationID: 16384}},
@@ -205,7 +207,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"value longer than the rest", row('I').u8('N').tuple(1).u8('b').u32(2).u8(0), 13, "new tuple"},
 		{"value of the greatest length", row('I').u8('N').tuple(1).u8('b').u32(1<<31 - 1).u8(0), 13, "new tuple"},
 		{"columns that do not fit", begin('R').u32(1).cstr("s").cstr("t").u8('d').u16(65535), 12, "columns"},
-		{"columns that nearly fit", begin('R').u32(1).cstr("s").cstr("t").u8('d').u16(2).u8(0).cstr("c").u32(1).u32(1), 12, "columns"},
+		{"columns that nearly fit", begin('R').u32(1).cstr("s").cstr("t").u8('d').u16(2).u8(0).cstr("").u32(1).u32(1).u8(0).cstr("").u32(1).u16(1).u8(1), 12, "columns"},
 		{"truncate of more than follow", begin('T').u32(1<<32 - 1).u8(0).u32(1), 10, "relation id"},
 		{"message of negative length", begin('M').u8(0).u64(1).cstr("p").u32(1 << 31), 16, "content"},
 	} {
