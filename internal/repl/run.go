@@ -32,6 +32,16 @@ const (
 // out, which it does not close. While out blocks, status messages go on. It
 // returns nil when ctx ended; the connection is then still open for Close.
 func (s *Stream) Run(ctx context.Context, out chan<- *Batch) error {
+	err := s.follow(ctx, out)
+	s.failed = err != nil && !errors.Is(err, ctx.Err())
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// follow is Run, but that it may return the error of ctx.
+func (s *Stream) follow(ctx context.Context, out chan<- *Batch) error {
 	// A read is interrupted by a deadline in the past. The loop sets deadlines
 	// too, so it looks at ctx after each.
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
@@ -50,9 +60,6 @@ func (s *Stream) Run(ctx context.Context, out chan<- *Batch) error {
 		err = s.fill(ctx, b)
 		s.carry = b.buf[b.end:]
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
 			return err
 		}
 		if err := s.handOver(ctx, b, out); err != nil || ctx.Err() != nil {
@@ -243,14 +250,19 @@ func (s *Stream) write(m []byte) error {
 	return err
 }
 
-// Close ends the connection. After Run it first sends the last confirmation
-// and, until ctx ends, waits for the server to take it.
+// Close ends the connection. After a Run that returned because its context ended
+// it first sends the last confirmation and, until ctx ends, waits for the server
+// to take it. After a Run that failed there is nobody to take it: a server that
+// reported an error has left replication, and would not answer.
 func (s *Stream) Close(ctx context.Context) error {
 	if s.pg != nil {
 		return s.pg.Close(ctx)
 	}
 	if s.conn == nil {
 		return nil
+	}
+	if s.failed {
+		return s.conn.Close()
 	}
 	err := s.sendStatus()
 	if err == nil {
