@@ -28,20 +28,25 @@ var engineFiles embed.FS
 // ledger has another name.
 const engineTable = "ffstream_engine_schema"
 
+// engineTables are those that the first shape makes.
+var engineTables = []string{
+	"ff_exec_core", "ff_attempt", "ff_completion_event", "ff_lease_event", "ff_lane_registry", "ff_partition_config",
+}
+
 // ErrEngineSchema says that the tables are there and are not ours to touch.
 var ErrEngineSchema = errors.New("the engine's tables exist and were not made by ffstream")
 
 // EngineSchema makes the engine's tables in the shape of a version, or brings
-// tables that it made earlier there. Tables that the engine made are left alone
-// and give ErrEngineSchema.
+// tables that it made earlier there; never back to an older shape. Tables that
+// something else made, any of the six, are left alone and give ErrEngineSchema.
 func EngineSchema(ctx context.Context, url string, version EngineVersion) (err error) {
 	db, err := sql.Open("pgx", url)
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	var theirs bool
-	if err := db.QueryRowContext(ctx, `SELECT to_regclass('ff_exec_core') IS NOT NULL AND to_regclass($1) IS NULL`, engineTable).Scan(&theirs); err != nil {
+	theirs, err := foreignTables(ctx, db)
+	if err != nil {
 		return fmt.Errorf("look for the engine's tables: %w", err)
 	}
 	if theirs {
@@ -59,4 +64,18 @@ func EngineSchema(ctx context.Context, url string, version EngineVersion) (err e
 		return fmt.Errorf("make the engine's tables: %w", err)
 	}
 	return nil
+}
+
+// foreignTables reports whether one of the tables is there and our record does
+// not say that we made it. The record outlives an attempt that failed, so that
+// it exists says nothing.
+func foreignTables(ctx context.Context, db *sql.DB) (bool, error) {
+	var tables, record, made bool
+	err := db.QueryRowContext(ctx, `SELECT bool_or(to_regclass(name) IS NOT NULL), to_regclass($1) IS NOT NULL FROM unnest($2::text[]) name`,
+		engineTable, engineTables).Scan(&tables, &record)
+	if err != nil || !tables || !record {
+		return tables, err
+	}
+	err = db.QueryRowContext(ctx, "SELECT EXISTS (SELECT FROM "+engineTable+" WHERE version_id > 0 AND is_applied)").Scan(&made)
+	return !made, err
 }

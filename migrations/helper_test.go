@@ -1,0 +1,117 @@
+package migrations_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+
+	"github.com/ffstream/ffstream/internal/testenv"
+	"github.com/ffstream/ffstream/migrations"
+)
+
+func TestMain(m *testing.M) {
+	code := testenv.Main(m.Run)
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// versions are the shapes that every promise holds for.
+var versions = map[string]migrations.EngineVersion{"0.11": migrations.Engine011, "newest": migrations.EngineNewest}
+
+// eachVersion runs a test on a database of each shape, both in parallel.
+func eachVersion(t *testing.T, prepared bool, test func(*testing.T, migrations.EngineVersion, *pgx.Conn)) {
+	t.Helper()
+	t.Parallel()
+	for name, version := range versions {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, version, connect(t, testenv.DB(t, testenv.Schema{Version: version, Prepared: prepared}).URL))
+		})
+	}
+}
+
+// connect opens a connection that ends before the database is dropped.
+func connect(t testing.TB, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// run executes SQL without arguments, several statements if need be.
+func run(t testing.TB, conn *pgx.Conn, sql string) {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// lines returns a query's only column.
+func lines(t testing.TB, conn *pgx.Conn, sql string, args ...any) []string {
+	t.Helper()
+	rows, err := conn.Query(t.Context(), sql, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// catalogSQL is everything that migrate could change, by name: relations with
+// their replica identity, columns, indexes, publications with their lists.
+const catalogSQL = `
+WITH ours AS (SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
+SELECT format('relation %I.%I %s %s', nspname, relname, relkind, relreplident) FROM ours
+UNION ALL SELECT format('column %I.%I %s %s %s %s %s', nspname, relname, attnum, attname, format_type(atttypid, atttypmod), attnotnull, attisdropped)
+	FROM ours JOIN pg_attribute a ON a.attrelid = ours.oid WHERE attnum > 0
+UNION ALL SELECT format('index %s valid %s identity %s', pg_get_indexdef(indexrelid), indisvalid, indisreplident)
+	FROM ours JOIN pg_index i ON i.indexrelid = ours.oid
+UNION ALL SELECT format('publication %I %s %s %s %s %s %s', pubname, puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot) FROM pg_publication
+UNION ALL SELECT format('published %I %s %s %s', pubname, prrelid::regclass, prattrs, pg_get_expr(prqual, prrelid))
+	FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid
+ORDER BY 1`
+
+// catalog is a snapshot to compare with another.
+func catalog(t testing.TB, conn *pgx.Conn) []string {
+	t.Helper()
+	return lines(t, conn, catalogSQL)
+}
+
+// same fails with the first lines in which two snapshots differ.
+func same(t testing.TB, what string, want, got []string) {
+	t.Helper()
+	missing, extra := subtract(want, got), subtract(got, want)
+	if len(missing)+len(extra) > 0 {
+		t.Errorf("%s: %d lines are missing, %d too many:\n- %s\n+ %s", what, len(missing), len(extra),
+			strings.Join(missing[:min(3, len(missing))], "\n- "), strings.Join(extra[:min(3, len(extra))], "\n+ "))
+	}
+}
+
+func subtract(a, b []string) []string {
+	count := map[string]int{}
+	for _, line := range b {
+		count[line]++
+	}
+	var rest []string
+	for _, line := range a {
+		if count[line]--; count[line] < 0 {
+			rest = append(rest, line)
+		}
+	}
+	return rest
+}
