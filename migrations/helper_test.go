@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
@@ -114,4 +115,48 @@ func subtract(a, b []string) []string {
 		}
 	}
 	return rest
+}
+
+// config is what most tests prepare a source with.
+func config() migrations.Config {
+	return migrations.Config{Publication: "ffstream", Identity: true, LockTimeout: time.Minute}
+}
+
+// steps is a plan that must not fail.
+func steps(t testing.TB, plan func(context.Context, migrations.Querier, migrations.Config) ([]migrations.Step, error), conn *pgx.Conn, cfg migrations.Config) []migrations.Step {
+	t.Helper()
+	all, err := plan(t.Context(), conn, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// apply runs steps without a look at how they come along.
+func apply(t testing.TB, conn *pgx.Conn, cfg migrations.Config, all []migrations.Step) {
+	t.Helper()
+	if err := migrations.Apply(t.Context(), conn, cfg, all, func(migrations.Progress) {}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// prepare does what ffstream migrate does, and looks at it as ffstream run does.
+func prepare(t testing.TB, conn *pgx.Conn, cfg migrations.Config) {
+	t.Helper()
+	apply(t, conn, cfg, steps(t, migrations.Plan, conn, cfg))
+	if rest := steps(t, migrations.Plan, conn, cfg); len(rest) > 0 {
+		t.Errorf("%d statements are missing after Apply, the first is %s", len(rest), rest[0].SQL)
+	}
+	if err := migrations.Check(t.Context(), conn, cfg); err != nil {
+		t.Errorf("after Apply: %v", err)
+	}
+}
+
+// unprepare does what ffstream migrate --down does.
+func unprepare(t testing.TB, conn *pgx.Conn, cfg migrations.Config) {
+	t.Helper()
+	apply(t, conn, cfg, steps(t, migrations.PlanDown, conn, cfg))
+	if rest := steps(t, migrations.PlanDown, conn, cfg); len(rest) > 0 {
+		t.Errorf("%d things are left after Down, the first: %s", len(rest), rest[0].SQL)
+	}
 }
