@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -223,21 +224,44 @@ func TestTruncate(t *testing.T) {
 func TestLargeTransaction(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, migrations.EngineNewest)
-	o := newOracle(w)
-	p := w.run()
 	rows := setting(t, "FFSTREAM_E2E_ROWS", 5000)
+	var o *oracle // which keeps every row in memory: too much for a million
+	if rows <= 300_000 {
+		o = newOracle(w)
+	}
+	p := w.run()
 	w.exec(`INSERT INTO ff_exec_core (partition_key, execution_id, lane_id, lifecycle_phase, ownership_state, eligibility_state, public_state, attempt_state, created_at_ms, raw_fields)
 		SELECT n % 256, gen_random_uuid(), 'default', 'submitted', 'unowned', 'eligible_now', 'waiting', 'pending', n,
 			jsonb_build_object('namespace', 'ns-' || n % 7, 'execution_kind', 'task', 'tags', jsonb_build_object('app.n', n::text)) FROM generate_series(1, $1) n`, rows)
 	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', eligibility_state = 'cancelled', public_state = 'cancelled', cancelled_by = 'cancel_flow'")
 	w.caughtUp(p)
-	o.compare()
-	if n := len(o.want); n != 2*rows {
-		t.Errorf("%d events, want %d", n, 2*rows)
+	if o != nil {
+		o.compare()
 	}
+	w.endsWith(2*rows, fmt.Sprintf("/%04X", rows-1))
 	p.stop()
 	usage := p.cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	t.Logf("%d rows in one transaction: peak RSS %d MiB", rows, usage.Maxrss>>10)
+}
+
+// endsWith checks the number of messages and the index of the last.
+func (w *world) endsWith(messages int, index string) {
+	w.t.Helper()
+	ctx := context.Background()
+	stream, err := w.js.Stream(ctx, w.stream)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != uint64(messages) {
+		w.t.Errorf("%d messages are stored, want %d", n, messages)
+	}
+	last, err := stream.GetMsg(ctx, stream.CachedInfo().State.LastSeq)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if position := last.Header.Get("Ffstream-Position"); !strings.HasSuffix(position, index) {
+		w.t.Errorf("the last message stands at %s, want an index of %s", position, index)
+	}
 }
 
 // TestNothingPublished: what changes no state makes no event, and still the slot
