@@ -79,6 +79,7 @@ type wireData struct {
 	Consistent          bool              `json:"consistent"`
 	EvidenceMissing     bool              `json:"evidence_missing"`
 	Candidate           bool              `json:"candidate"`
+	Truncated           bool              `json:"truncated"`
 	CurrentAttemptIndex uint32            `json:"current_attempt_index"`
 	Attempt             *wireAttempt      `json:"attempt"`
 	CreatedAtMs         *int64            `json:"created_at_ms"`
@@ -133,7 +134,7 @@ func (d *wireData) event() Event {
 			PublicState:      PublicState(d.StateVector.PublicState),
 		},
 		StoredPublicState: PublicState(d.StoredPublicState), Consistent: d.Consistent,
-		EvidenceMissing: d.EvidenceMissing, Candidate: d.Candidate,
+		EvidenceMissing: d.EvidenceMissing, Candidate: d.Candidate, Truncated: d.Truncated,
 		CurrentAttemptIndex: d.CurrentAttemptIndex,
 		CreatedAtMs:         opt(d.CreatedAtMs), StartedAtMs: opt(d.StartedAtMs), TerminalAtMs: opt(d.TerminalAtMs),
 		BlockingDetail: d.BlockingDetail, CancellationReason: opt(d.CancellationReason), CancelledBy: opt(d.CancelledBy),

@@ -49,6 +49,9 @@ func (e *Event) appendCorrupt(b []byte) []byte {
 	b = appendString(b, e.Corrupt.Column)
 	b = append(b, `,"literal":`...)
 	b = appendString(b, e.Corrupt.Literal)
+	if e.Truncated {
+		b = append(b, `,"truncated":true`...)
+	}
 	return append(b, ',')
 }
 
@@ -83,6 +86,9 @@ func (e *Event) appendTransition(b []byte) []byte {
 	}
 	if e.Candidate {
 		b = append(b, `,"candidate":true`...)
+	}
+	if e.Truncated {
+		b = append(b, `,"truncated":true`...)
 	}
 	b = append(b, `,"current_attempt_index":`...)
 	b = strconv.AppendUint(b, uint64(e.CurrentAttemptIndex), 10)

@@ -61,6 +61,9 @@ type Event struct {
 	// Candidate marks an update that may not have changed the state, published
 	// because the source has no replica identity that would tell.
 	Candidate bool
+	// Truncated marks an event from which fields were dropped because the broker
+	// takes no message of its size: see Truncate.
+	Truncated bool
 
 	CurrentAttemptIndex uint32
 	Attempt             Opt[Attempt] // the current attempt as far as the transaction shows it
@@ -137,20 +140,47 @@ func (e *Event) AppendSubject(b []byte, prefix string) []byte {
 	return append(b, e.To...)
 }
 
+// MaxToken is the greatest length of a subject token in bytes. The engine bounds
+// neither namespaces nor lanes, and NATS takes no subject of more than 4 KiB.
+const MaxToken = 1024
+
 // AppendToken appends s as one subject token: every byte outside [A-Za-z0-9_-]
-// becomes %XX with upper-case digits, and the empty string a lone %.
+// becomes %XX with upper-case digits, and the empty string a lone %. A token
+// that would exceed MaxToken is cut, and a lone % at its end says so.
 func AppendToken(b []byte, s string) []byte {
 	if s == "" {
 		return append(b, '%')
 	}
+	start := len(b)
+	long := tokenLength(s) > MaxToken
 	for i := range len(s) {
-		c := s[i]
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-':
+		if long && len(b)-start > MaxToken-4 { // no room for the widest byte and the mark
+			return append(b, '%')
+		}
+		if c := s[i]; plain(c) {
 			b = append(b, c)
-		default:
+		} else {
 			b = append(b, '%', upperHex[c>>4], upperHex[c&0xF])
 		}
 	}
 	return b
+}
+
+// plain reports whether a byte stands for itself in a subject token.
+func plain(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
+}
+
+// tokenLength is the length of s as a token that is not cut.
+func tokenLength(s string) int {
+	n := len(s)
+	if n <= MaxToken/3 || n > MaxToken {
+		return n
+	}
+	for i := range len(s) {
+		if !plain(s[i]) {
+			n += 2
+		}
+	}
+	return n
 }

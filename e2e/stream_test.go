@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -356,4 +357,38 @@ func TestTakeover(t *testing.T) {
 	w.caughtUp(second)
 	o.compare()
 	second.stop()
+}
+
+// TestOversized: an event above the broker's max_payload loses fields and says
+// so; a namespace that makes no subject is cut there; what follows is unharmed.
+func TestOversized(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run()
+	e := &engine.Engine{Version: engine.Newest}
+	story := &engine.StoriesOf(engine.Newest)[0]
+	w.play(e, story, engine.Exec{Partition: 1, ID: uuid.New(), Namespace: "ns-a", Tags: map[string]string{"app.big": strings.Repeat("x", 2<<20)}})
+	w.play(e, story, engine.Exec{Partition: 2, ID: uuid.New(), Namespace: strings.Repeat("n ", 3000)})
+	w.play(e, story, engine.Exec{Partition: 3, ID: uuid.New(), Namespace: "ns-a"})
+	w.caughtUp(p)
+	got := w.stored()
+	if len(got) != 9 {
+		t.Fatalf("%d messages are stored, want 9", len(got))
+	}
+	for i, m := range got {
+		var body struct {
+			Data struct {
+				Truncated bool
+				Namespace string
+				Tags      map[string]string
+			}
+		}
+		if err := json.Unmarshal(m.body, &body); err != nil {
+			t.Fatal(err)
+		}
+		if body.Data.Truncated != (i < 3) || i < 3 && len(body.Data.Tags) != 0 || body.Data.Namespace == "" {
+			t.Errorf("message %d: truncated %t, %d tags, namespace of %d bytes", i, body.Data.Truncated, len(body.Data.Tags), len(body.Data.Namespace))
+		}
+	}
+	p.stop()
 }

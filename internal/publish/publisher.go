@@ -23,6 +23,8 @@ const (
 	gatherLimit = 256
 	// ackEvery: one single message in so many asks for an acknowledgement.
 	ackEvery = 64
+	// headerRoom is what a message's headers may take of the server's max_payload.
+	headerRoom = 1 << 10
 	// windowBytes bounds the bytes in flight.
 	windowBytes = 16 << 20
 )
@@ -66,9 +68,10 @@ type pendingAck struct {
 func (s *Stream) Resume(tail Tail) (*Publisher, error) {
 	p := &Publisher{
 		cfg: s.cfg, nc: s.nc, atomic: s.Atomic,
-		acks:  make(chan *nats.Msg, s.cfg.Window+maxBatch),
-		inbox: s.nc.NewRespInbox() + ".",
-		sent:  tail.Sequence, acked: tail.Sequence, lastID: []byte(tail.id),
+		acks:   make(chan *nats.Msg, s.cfg.Window+maxBatch),
+		inbox:  s.nc.NewRespInbox() + ".",
+		gather: gather{limit: int(s.nc.MaxPayload()) - headerRoom},
+		sent:   tail.Sequence, acked: tail.Sequence, lastID: []byte(tail.id),
 		single: nats.Msg{Header: nats.Header{}}, batch: nats.Msg{Header: nats.Header{}},
 	}
 	for _, m := range []*nats.Msg{&p.single, &p.batch} {
