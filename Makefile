@@ -27,6 +27,13 @@ test: postgres ## Set up and pass all tests
 lint: ## Run the linters
 	@scripts/lint
 
+DURATION ?= 10m
+SEED ?=
+
+.PHONY: faults
+faults: postgres ## Strike at random for DURATION (10m), with SEED when it is given, and check the stream
+	FFSTREAM_FAULTS_DURATION=$(DURATION) FFSTREAM_E2E_SEED=$(SEED) $(GO) test ./e2e -run '^TestFaultMix$$' -v -count=1 -timeout 0
+
 .PHONY: fuzz
 fuzz: ## Fuzz what parses bytes, a minute each
 	$(GO) test -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime 60s ./internal/repl/pgoutput

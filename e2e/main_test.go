@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 
 	"github.com/ffstream/ffstream/internal/testenv"
 	"github.com/ffstream/ffstream/migrations"
@@ -28,6 +29,7 @@ var program string
 func TestMain(m *testing.M) { os.Exit(testenv.Main(func() int { return withBinary(m) })) }
 
 func withBinary(m *testing.M) int {
+	zerolog.SetGlobalLevel(zerolog.Disabled) // the fault proxy's own log
 	dir, err := os.MkdirTemp("", "ffstream-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -54,6 +56,7 @@ type world struct {
 	slot   string
 	stream string
 	prefix string
+	nats   string // URL that the service gets
 	js     jetstream.JetStream
 }
 
@@ -61,14 +64,7 @@ func newWorld(t testing.TB, version migrations.EngineVersion) *world {
 	t.Helper()
 	w := &world{t: t, db: testenv.DB(t, testenv.Schema{Version: version, Prepared: version != 0})}
 	w.slot, w.stream, w.prefix = w.db.Slot(), w.db.Name, w.db.Name
-	nc, err := nats.Connect(testenv.NATSURL(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	if w.js, err = jetstream.New(nc); err != nil {
-		t.Fatal(err)
-	}
+	w.connect(testenv.NATSURL(t))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -79,10 +75,24 @@ func newWorld(t testing.TB, version migrations.EngineVersion) *world {
 	return w
 }
 
+// connect takes a NATS server, for the service and for the test.
+func (w *world) connect(url string) {
+	w.t.Helper()
+	w.nats = url
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectWait(100*time.Millisecond))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(nc.Close)
+	if w.js, err = jetstream.New(nc); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // env is what tells the program of this world.
 func (w *world) env() map[string]string {
 	return map[string]string{
-		"FFSTREAM_DATABASE_URL": w.db.URL, "FFSTREAM_NATS_URL": testenv.NATSURL(w.t), "FFSTREAM_SLOT": w.slot,
+		"FFSTREAM_DATABASE_URL": w.db.URL, "FFSTREAM_NATS_URL": w.nats, "FFSTREAM_SLOT": w.slot,
 		"FFSTREAM_STREAM": w.stream, "FFSTREAM_SUBJECT_PREFIX": w.prefix,
 	}
 }

@@ -47,6 +47,9 @@ func (s *shared) start() error {
 // Main runs a package's tests and removes what they shared. Call it from
 // TestMain with m.Run.
 func Main(run func() int) int {
+	if text := os.Getenv(childVariable); text != "" {
+		return serveNATS(text)
+	}
 	code := run()
 	ctx := context.Background()
 	if pg.url != "" && pg.err == nil {
