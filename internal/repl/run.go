@@ -26,6 +26,8 @@ const (
 	// confirmInterval bounds how long a confirmation waits for its status message.
 	confirmInterval = time.Second
 	writeTimeout    = 10 * time.Second
+	// lastWordTimeout bounds the search for a reason that has come already.
+	lastWordTimeout = 100 * time.Millisecond
 )
 
 // Run reads until ctx ends or the connection fails and hands every batch to
@@ -36,6 +38,18 @@ func (s *Stream) Run(ctx context.Context, out chan<- *Batch) error {
 	s.failed = err != nil && !errors.Is(err, ctx.Err())
 	if ctx.Err() != nil {
 		return nil
+	}
+	return s.lastWord(err)
+}
+
+// lastWord looks for the reason that the server gave before it hung up. A status
+// message that could not be sent says nothing of it, and it may stand behind
+// much that was not read.
+func (s *Stream) lastWord(err error) error {
+	if s.conn.SetReadDeadline(time.Now().Add(lastWordTimeout)) == nil {
+		if said, _ := s.discard(); said != nil {
+			return said
+		}
 	}
 	return err
 }
@@ -286,24 +300,32 @@ func (s *Stream) finish(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
+	said, err := s.discard()
+	if said != nil { // CopyDone, or a complaint at the end: either way the server has read ours
+		return s.write([]byte{'X', 0, 0, 0, 4})
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return fmt.Errorf("end replication: %w", err)
+}
+
+// discard reads and drops what the server sends, until it says that this is the
+// end, or why, which is the first result, or nothing can be read, the second.
+func (s *Stream) discard() (said, err error) {
 	b := &Batch{buf: append(make([]byte, 0, handshakeBuffer), s.carry...)}
 	for {
-		if err := b.reserve(); err != nil {
-			return err
-		}
-		n, err := s.in.Read(b.buf[len(b.buf):cap(b.buf)])
-		b.buf = b.buf[:len(b.buf)+n]
-		if err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
-				return nil
-			}
-			return fmt.Errorf("end replication: %w", err)
-		}
-		if err := s.scan(b); err != nil {
-			break // the server's CopyDone, or its complaint at the end: either way it has read ours
+		if said := s.scan(b); said != nil {
+			return said, nil
 		}
 		b.buf = append(b.buf[:0], b.buf[b.end:]...)
 		b.end = 0
+		if err := b.reserve(); err != nil {
+			return nil, err
+		}
+		n, err := s.in.Read(b.buf[len(b.buf):cap(b.buf)])
+		if b.buf = b.buf[:len(b.buf)+n]; n == 0 && err != nil {
+			return nil, err
+		}
 	}
-	return s.write([]byte{'X', 0, 0, 0, 4})
 }
