@@ -2,6 +2,7 @@ package repl_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -62,13 +63,13 @@ func scalar[T any](t *testing.T, db *testenv.Database, sql string, args ...any) 
 	return v
 }
 
-// waitFor asks until the statement says true.
+// waitFor asks until the statement says true; null, or no row, is not yet.
 func waitFor(t *testing.T, db *testenv.Database, sql string, args ...any) {
 	t.Helper()
 	ctx := testContext(t)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for !scalar[bool](t, db, sql, args...) {
+	for !scalar[bool](t, db, "SELECT coalesce(("+sql+"), false)", args...) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -97,7 +98,8 @@ func open(t *testing.T, cfg repl.Config) *repl.Stream {
 	return s
 }
 
-// start opens a stream and starts it, with a new slot unless there is one.
+// start opens a stream and starts it, with a new slot unless there is one. The
+// server holds a slot for a moment after its client has closed.
 func start(t *testing.T, cfg repl.Config) *repl.Stream {
 	t.Helper()
 	ctx := testContext(t)
@@ -107,10 +109,18 @@ func start(t *testing.T, cfg repl.Config) *repl.Stream {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Start(ctx); err != nil {
-		t.Fatal(err)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := s.Start(ctx)
+		if err == nil {
+			return s
+		}
+		if !errors.Is(err, repl.ErrSlotBusy) || ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		<-tick.C
 	}
-	return s
 }
 
 // running is a stream whose Run goes on.
@@ -130,7 +140,17 @@ func run(t *testing.T, s *repl.Stream, capacity int) *running {
 		defer close(done)
 		r.ended <- s.Run(ctx, r.out)
 	}()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		select {
+		case err := <-r.ended:
+			if t.Failed() {
+				t.Logf("run ended with %v", err)
+			}
+		default: // the test has seen it
+		}
+	})
 	return r
 }
 
@@ -153,6 +173,19 @@ func closeAtOnce(t *testing.T, s *repl.Stream) {
 	}
 	if ctx.Err() != nil {
 		t.Error("close waited until its context ended")
+	}
+}
+
+// failure takes batches until Run ends by itself.
+func (r *running) failure(t *testing.T) error {
+	t.Helper()
+	for {
+		select {
+		case b := <-r.out:
+			b.Release()
+		case err := <-r.ended:
+			return err
+		}
 	}
 }
 

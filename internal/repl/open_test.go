@@ -192,7 +192,7 @@ func TestMissingPublication(t *testing.T) {
 	cfg.Publication = `no "such" one's`
 	r := run(t, start(t, cfg), 1)
 	exec(t, db, "INSERT INTO t VALUES (1)")
-	if err := <-r.ended; !errors.Is(err, repl.ErrPublicationMissing) || !strings.Contains(err.Error(), cfg.Publication) || !strings.Contains(err.Error(), "ffstream migrate") {
+	if err := r.failure(t); !errors.Is(err, repl.ErrPublicationMissing) || !strings.Contains(err.Error(), cfg.Publication) || !strings.Contains(err.Error(), "ffstream migrate") {
 		t.Errorf("run without a publication: %v", err)
 	}
 	closeAtOnce(t, r.Stream)

@@ -96,6 +96,7 @@ func TestConfirm(t *testing.T) {
 			t.Errorf("confirm %s: confirmed %s, want %s", step.confirm, r.Confirmed(), step.want)
 		}
 		waitFor(t, db, confirmedIs, db.Slot(), step.want.String())
+		waitFor(t, db, "SELECT write_lsn = $2::pg_lsn AND flush_lsn = $2 AND replay_lsn = $2 FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1", db.Slot(), step.want.String())
 		// Two more status messages, and it is still there.
 		for range 2 {
 			at := replyTime(t, db)
@@ -166,7 +167,7 @@ func TestBlockedConsumer(t *testing.T) {
 			db := database(t)
 			cfg := config(t, db)
 			cfg.StatusInterval = 0
-			cfg.Conn.RuntimeParams["wal_sender_timeout"] = "400ms"
+			cfg.Conn.RuntimeParams["wal_sender_timeout"] = "1500ms"
 			r := run(t, start(t, cfg), 0)
 			rows := 0
 			var held []*repl.Batch
@@ -178,7 +179,7 @@ func TestBlockedConsumer(t *testing.T) {
 			}
 			exec(t, db, "INSERT INTO t SELECT id, repeat('x', 1000) FROM generate_series($1::int, $1::int + 9999) id", rows)
 			rows += 10000
-			const survived = `SELECT reply_time > $2::timestamptz + interval '2s' FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1`
+			const survived = `SELECT reply_time > $2::timestamptz + interval '5s' FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1`
 			waitFor(t, db, survived, db.Slot(), replyTime(t, db))
 			for _, b := range held {
 				f.take(t, b)
@@ -305,16 +306,27 @@ func TestCloseBeforeRun(t *testing.T) {
 	waitFor(t, db, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'ffstream/' || $1", db.Slot())
 }
 
-// TestConnectionLost: Run ends with the server's word, and Close does not wait
-// for a server that is gone.
+// TestConnectionLost: Run ends with the server's word, also when nobody takes what
+// the server sent before it, and Close does not wait for a server that is gone.
 func TestConnectionLost(t *testing.T) {
 	t.Parallel()
-	db := database(t)
-	r := run(t, start(t, config(t, db)), 1)
-	exec(t, db, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1", db.Slot())
-	var pg *pgconn.PgError
-	if err := <-r.ended; !errors.As(err, &pg) || pg.Code != "57P01" {
-		t.Errorf("run ended with %v", err)
+	for name, end := range map[string]func(*running) error{
+		"consumer reads":      func(r *running) error { return r.failure(t) },
+		"consumer is blocked": func(r *running) error { return <-r.ended },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := database(t)
+			r := run(t, start(t, config(t, db)), 0)
+			// Less than the connection holds, so that the server can say why.
+			exec(t, db, "INSERT INTO t SELECT id, repeat('x', 1000) FROM generate_series(1, 100) id")
+			waitFor(t, db, "SELECT sent_lsn >= pg_current_wal_flush_lsn() FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1", db.Slot())
+			exec(t, db, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1", db.Slot())
+			var pg *pgconn.PgError
+			if err := end(r); !errors.As(err, &pg) || pg.Code != "57P01" {
+				t.Errorf("run ended with %v", err)
+			}
+			closeAtOnce(t, r.Stream)
+		})
 	}
-	closeAtOnce(t, r.Stream)
 }
