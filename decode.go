@@ -124,15 +124,7 @@ func (d *wireData) event() Event {
 	e := Event{
 		Namespace: d.Namespace, LaneID: d.LaneID, ExecutionKind: d.ExecutionKind, Priority: d.Priority,
 		From: PublicState(d.From), To: PublicState(d.To),
-		StateVector: StateVector{
-			LifecyclePhase:   LifecyclePhase(d.StateVector.LifecyclePhase),
-			OwnershipState:   OwnershipState(d.StateVector.OwnershipState),
-			EligibilityState: EligibilityState(d.StateVector.EligibilityState),
-			BlockingReason:   BlockingReason(d.StateVector.BlockingReason),
-			TerminalOutcome:  TerminalOutcome(d.StateVector.TerminalOutcome),
-			AttemptState:     AttemptState(d.StateVector.AttemptState),
-			PublicState:      PublicState(d.StateVector.PublicState),
-		},
+		StateVector:       d.StateVector.vector(),
 		StoredPublicState: PublicState(d.StoredPublicState), Consistent: d.Consistent,
 		EvidenceMissing: d.EvidenceMissing, Candidate: d.Candidate, Truncated: d.Truncated,
 		CurrentAttemptIndex: d.CurrentAttemptIndex,
@@ -142,11 +134,7 @@ func (d *wireData) event() Event {
 		Tx:      Tx{Xid: d.Tx.Xid, Last: d.Tx.Last},
 	}
 	if a := d.Attempt; a != nil {
-		e.Attempt = Some(Attempt{
-			Index: a.Index, WorkerID: opt(a.WorkerID), WorkerInstanceID: opt(a.WorkerInstanceID),
-			LeaseEpoch: a.LeaseEpoch, LeaseExpiresAtMs: opt(a.LeaseExpiresAtMs),
-			StartedAtMs: opt(a.StartedAtMs), TerminalAtMs: opt(a.TerminalAtMs), Outcome: opt(a.Outcome),
-		})
+		e.Attempt = Some(a.attempt())
 	}
 	for k, v := range d.Tags {
 		e.Tags = append(e.Tags, Tag{k, v})

@@ -154,3 +154,24 @@ func (v *wireVector) vector() StateVector {
 		PublicState:      PublicState(v.PublicState),
 	}
 }
+
+// MarshalJSON gives the form that an attempt has in an event.
+func (a Attempt) MarshalJSON() ([]byte, error) { return a.appendJSON(nil), nil }
+
+// UnmarshalJSON reads the form of MarshalJSON.
+func (a *Attempt) UnmarshalJSON(b []byte) error {
+	var w wireAttempt
+	if err := json.Unmarshal(b, &w); err != nil {
+		return fmt.Errorf("parse attempt: %w", err)
+	}
+	*a = w.attempt()
+	return nil
+}
+
+func (a *wireAttempt) attempt() Attempt {
+	return Attempt{
+		Index: a.Index, WorkerID: opt(a.WorkerID), WorkerInstanceID: opt(a.WorkerInstanceID),
+		LeaseEpoch: a.LeaseEpoch, LeaseExpiresAtMs: opt(a.LeaseExpiresAtMs),
+		StartedAtMs: opt(a.StartedAtMs), TerminalAtMs: opt(a.TerminalAtMs), Outcome: opt(a.Outcome),
+	}
+}
