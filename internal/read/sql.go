@@ -1,0 +1,120 @@
+package read
+
+// The statements. $1 is the partition key throughout, but in spread ones.
+
+// Fragments for the columns of ff_exec_core.
+const (
+	// literals are what the rule needs of the row c, and of the attempt that it
+	// consults, whose columns are called found_index and found_outcome.
+	literals = `c.lifecycle_phase, c.ownership_state, c.eligibility_state, c.public_state, c.attempt_state,
+	coalesce(c.blocking_reason, ''), c.cancellation_reason, c.cancelled_by,
+	c.attempt_index, found_index, coalesce(found_outcome, '')`
+
+	// failure is raw_fields.last_failure_message. The rule knows no text as long
+	// as this, and a user's may be of any length.
+	failure = `, coalesce(left(c.raw_fields->>'last_failure_message', 32), '')`
+
+	// details are what else an ExecutionInfo has.
+	details = `, c.raw_fields::text, c.lane_id, c.priority, c.flow_id,
+	c.created_at_ms, coalesce(c.started_at_ms, s.started_at_ms), c.terminal_at_ms`
+
+	// key says of which execution a row of many is.
+	key = `c.partition_key, c.execution_id, `
+)
+
+// Fragments for where rows come from.
+const (
+	// absent stands in for the columns that older schemas lack.
+	absent = `(SELECT NULL::bigint AS started_at_ms, NULL::integer AS lease_reclaim_count) AS absent`
+
+	// core is the table's row under names that absent can stand in for.
+	core = `SELECT partition_key, execution_id, flow_id, lane_id, attempt_index, lifecycle_phase, ownership_state,
+		eligibility_state, public_state, attempt_state, blocking_reason, cancellation_reason, cancelled_by, priority,
+		created_at_ms, terminal_at_ms, deadline_at_ms, raw_fields, started_at_ms, lease_reclaim_count
+	FROM ff_exec_core`
+
+	attemptColumns = `a.attempt_index, a.worker_id, a.worker_instance_id, a.lease_epoch, a.lease_expires_at_ms,
+	a.started_at_ms, a.terminal_at_ms, a.outcome`
+
+	// found is the attempt at the row's pointer, else the one with the greatest
+	// index below it.
+	found = `
+	LEFT JOIN LATERAL (
+		SELECT a.attempt_index AS found_index, a.outcome AS found_outcome FROM ff_attempt a
+		WHERE a.partition_key = $1 AND a.execution_id = c.execution_id AND a.attempt_index <= greatest(c.attempt_index, 0)
+		ORDER BY a.attempt_index DESC LIMIT 1
+	) AS f ON true`
+
+	// started is the attempt with the smallest index that has a start. It is
+	// looked for where the row itself says nothing.
+	started      = startedOf + `$1` + startedEnd
+	startedOf    = "\n\tLEFT JOIN LATERAL (SELECT b.started_at_ms FROM ff_attempt b WHERE c.started_at_ms IS NULL AND b.partition_key = "
+	startedEnd   = " AND b.execution_id = c.execution_id AND b.started_at_ms IS NOT NULL ORDER BY b.attempt_index LIMIT 1) AS s ON true"
+	fromCore     = ` FROM ` + absent + ` CROSS JOIN LATERAL (` + core
+	isOne        = ` WHERE partition_key = $1::smallint AND execution_id = $2::uuid`
+	isAny        = ` WHERE partition_key = $1::smallint AND execution_id = ANY ($2::uuid[])`
+	isOfFlow     = ` WHERE partition_key = $1::smallint AND flow_id = $2::uuid`
+	ofCore       = ` FROM ff_exec_core c`
+	whereOne     = ` WHERE c.partition_key = $1::smallint AND c.execution_id = $2::uuid`
+	infoOf       = literals + details
+	withEvidence = `) AS c` + found + started
+)
+
+// Reads of one execution: $2 is its UUID.
+const (
+	stateSQL  = `SELECT ` + literals + failure + ofCore + found + whereOne
+	infoSQL   = `SELECT ` + infoOf + fromCore + isOne + withEvidence
+	resultSQL = `SELECT c.result` + ofCore + whereOne
+
+	snapshotSQL = `SELECT ` + infoOf + `,
+	c.cancellation_reason, c.deadline_at_ms, c.lease_reclaim_count,
+	(SELECT count(*) FROM ff_attempt n WHERE n.partition_key = $1 AND n.execution_id = $2::uuid),
+	` + attemptColumns + fromCore + isOne + withEvidence + `
+	LEFT JOIN ff_attempt a ON a.partition_key = $1 AND a.execution_id = $2::uuid AND a.attempt_index = f.found_index`
+
+	contextSQL      = `SELECT coalesce(c.payload, ''), c.raw_fields::text` + ofCore + whereOne
+	attemptIndexSQL = `SELECT c.attempt_index` + ofCore + whereOne
+	attemptCountSQL = `SELECT (SELECT count(*) FROM ff_attempt a WHERE a.partition_key = $1 AND a.execution_id = $2::uuid)` + ofCore + whereOne
+	tagSQL          = `SELECT c.raw_fields->'tags'->>$3::text` + ofCore + whereOne
+	namespaceSQL    = `SELECT c.raw_fields->>'namespace'` + ofCore + whereOne
+
+	// attemptsSQL gives one row of NULLs for an execution without attempts.
+	attemptsSQL = `SELECT ` + attemptColumns + ofCore + `
+	LEFT JOIN ff_attempt a ON a.partition_key = $1 AND a.execution_id = $2::uuid` + whereOne + ` ORDER BY a.attempt_index`
+)
+
+// Reads of a partition's executions.
+const (
+	statesSQL = `SELECT ` + key + literals + failure + ofCore + found + ` WHERE c.partition_key = $1::smallint AND c.execution_id = ANY ($2::uuid[])`
+	infosSQL  = `SELECT ` + key + infoOf + fromCore + isAny + withEvidence
+	flowSQL   = `SELECT ` + key + infoOf + fromCore + isOfFlow + withEvidence + ` ORDER BY c.execution_id`
+
+	listSQL      = `SELECT c.execution_id` + ofCore + ` WHERE c.partition_key = $1::smallint ORDER BY c.execution_id LIMIT $2::bigint`
+	listAfterSQL = `SELECT c.execution_id` + ofCore + ` WHERE c.partition_key = $1::smallint AND c.execution_id > $3::uuid ORDER BY c.execution_id LIMIT $2::bigint`
+)
+
+// Reads of executions spread over partitions: $4 has the UUIDs, sorted by
+// partition; $1 has each partition once, and $2 and $3 where its part of $4
+// begins and ends, counted from 1.
+//
+// The outer loop is over partitions, not executions, because Postgres looks at
+// all 256 leaves whenever it goes to another one. OFFSET 0 keeps the planner from
+// turning the loop inside out and reading whole tables. The subqueries around the
+// arrays and the condition on lo, which is always true, make it expect one
+// partition: what it expects decides only whether it compiles expressions.
+const (
+	partOf   = ` partition_key = g.key AND execution_id = ANY (($4::uuid[])[g.lo:g.hi]) OFFSET 0`
+	spreadOf = ` FROM unnest((SELECT $1::smallint[]), (SELECT $2::integer[]), (SELECT $3::integer[])) AS g (key, lo, hi)
+	CROSS JOIN ` + absent + `
+	CROSS JOIN LATERAL (
+		SELECT DISTINCT ON (c.execution_id) c.*, a.attempt_index AS found_index, a.outcome AS found_outcome
+		FROM (` + core + ` WHERE` + partOf + `) AS c
+		LEFT JOIN (SELECT execution_id, attempt_index, outcome FROM ff_attempt WHERE` + partOf + `) AS a
+			ON a.execution_id = c.execution_id AND a.attempt_index <= greatest(c.attempt_index, 0)
+		ORDER BY c.execution_id, a.attempt_index DESC
+	) AS c`
+	spreadEnd = ` WHERE g.lo BETWEEN 1 AND cardinality($4::uuid[])`
+
+	spreadStatesSQL = `SELECT ` + key + literals + failure + spreadOf + spreadEnd
+	spreadInfosSQL  = `SELECT ` + key + infoOf + spreadOf + startedOf + `g.key` + startedEnd + spreadEnd
+)
