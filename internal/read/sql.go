@@ -67,7 +67,7 @@ const (
 	resultSQL = `SELECT c.result` + ofCore + whereOne
 
 	snapshotSQL = `SELECT ` + infoOf + `,
-	c.cancellation_reason, c.deadline_at_ms, c.lease_reclaim_count,
+	c.deadline_at_ms, c.lease_reclaim_count,
 	(SELECT count(*) FROM ff_attempt n WHERE n.partition_key = $1 AND n.execution_id = $2::uuid),
 	` + attemptColumns + fromCore + isOne + withEvidence + `
 	LEFT JOIN ff_attempt a ON a.partition_key = $1 AND a.execution_id = $2::uuid AND a.attempt_index = f.found_index`

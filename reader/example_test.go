@@ -1,0 +1,3 @@
+package reader_test
+
+func prepareExamples(*mainTB) {}
