@@ -14,9 +14,10 @@ const (
 	// as this, and a user's may be of any length.
 	failure = `, coalesce(left(c.raw_fields->>'last_failure_message', 32), '')`
 
-	// details are what else an ExecutionInfo has.
+	// details are what else an ExecutionInfo has; first_started is the start of the
+	// attempt with the smallest index that has one.
 	details = `, c.raw_fields::text, c.lane_id, c.priority, c.flow_id,
-	c.created_at_ms, coalesce(c.started_at_ms, s.started_at_ms), c.terminal_at_ms`
+	c.created_at_ms, coalesce(c.started_at_ms, first_started), c.terminal_at_ms`
 
 	// key says of which execution a row of many is.
 	key = `c.partition_key, c.execution_id, `
@@ -45,11 +46,14 @@ const (
 		ORDER BY a.attempt_index DESC LIMIT 1
 	) AS f ON true`
 
-	// started is the attempt with the smallest index that has a start. It is
-	// looked for where the row itself says nothing.
-	started      = startedOf + `$1` + startedEnd
-	startedOf    = "\n\tLEFT JOIN LATERAL (SELECT b.started_at_ms FROM ff_attempt b WHERE c.started_at_ms IS NULL AND b.partition_key = "
-	startedEnd   = " AND b.execution_id = c.execution_id AND b.started_at_ms IS NOT NULL ORDER BY b.attempt_index LIMIT 1) AS s ON true"
+	// started is looked for where the row itself does not say when it started.
+	started = `
+	LEFT JOIN LATERAL (
+		SELECT b.started_at_ms AS first_started FROM ff_attempt b
+		WHERE c.started_at_ms IS NULL AND b.partition_key = $1 AND b.execution_id = c.execution_id AND b.started_at_ms IS NOT NULL
+		ORDER BY b.attempt_index LIMIT 1
+	) AS s ON true`
+
 	fromCore     = ` FROM ` + absent + ` CROSS JOIN LATERAL (` + core
 	isOne        = ` WHERE partition_key = $1::smallint AND execution_id = $2::uuid`
 	isAny        = ` WHERE partition_key = $1::smallint AND execution_id = ANY ($2::uuid[])`
@@ -103,18 +107,26 @@ const (
 // arrays and the condition on lo, which is always true, make it expect one
 // partition: what it expects decides only whether it compiles expressions.
 const (
-	partOf   = ` partition_key = g.key AND execution_id = ANY (($4::uuid[])[g.lo:g.hi]) OFFSET 0`
+	partOf = ` WHERE partition_key = g.key AND execution_id = ANY (($4::uuid[])[g.lo:g.hi])`
+
 	spreadOf = ` FROM unnest((SELECT $1::smallint[]), (SELECT $2::integer[]), (SELECT $3::integer[])) AS g (key, lo, hi)
 	CROSS JOIN ` + absent + `
 	CROSS JOIN LATERAL (
-		SELECT DISTINCT ON (c.execution_id) c.*, a.attempt_index AS found_index, a.outcome AS found_outcome
-		FROM (` + core + ` WHERE` + partOf + `) AS c
-		LEFT JOIN (SELECT execution_id, attempt_index, outcome FROM ff_attempt WHERE` + partOf + `) AS a
-			ON a.execution_id = c.execution_id AND a.attempt_index <= greatest(c.attempt_index, 0)
+		SELECT DISTINCT ON (c.execution_id) c.*, a.attempt_index AS found_index, a.outcome AS found_outcome`
+	spreadRows = `
+		FROM (` + core + partOf + ` OFFSET 0) AS c
+		LEFT JOIN (SELECT execution_id, attempt_index, outcome FROM ff_attempt` + partOf + ` OFFSET 0) AS a
+			ON a.execution_id = c.execution_id AND a.attempt_index <= greatest(c.attempt_index, 0)`
+	spreadStarted = `
+		LEFT JOIN (
+			SELECT DISTINCT ON (execution_id) execution_id, started_at_ms AS first_started
+			FROM ff_attempt` + partOf + ` AND ff_attempt.started_at_ms IS NOT NULL ORDER BY execution_id, attempt_index
+		) AS s ON s.execution_id = c.execution_id`
+	spreadEnd = `
 		ORDER BY c.execution_id, a.attempt_index DESC
-	) AS c`
-	spreadEnd = ` WHERE g.lo BETWEEN 1 AND cardinality($4::uuid[])`
+	) AS c
+	WHERE g.lo BETWEEN 1 AND cardinality($4::uuid[])`
 
-	spreadStatesSQL = `SELECT ` + key + literals + failure + spreadOf + spreadEnd
-	spreadInfosSQL  = `SELECT ` + key + infoOf + spreadOf + startedOf + `g.key` + startedEnd + spreadEnd
+	spreadStatesSQL = `SELECT ` + key + literals + failure + spreadOf + spreadRows + spreadEnd
+	spreadInfosSQL  = `SELECT ` + key + infoOf + spreadOf + `, s.first_started` + spreadRows + spreadStarted + spreadEnd
 )
