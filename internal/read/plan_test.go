@@ -155,11 +155,28 @@ func TestOneLeaf(t *testing.T) {
 	}
 }
 
+// fill makes the tables of such a size that Postgres costs them as large ones.
+func fill(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	for _, sql := range []string{
+		`INSERT INTO ff_exec_core (partition_key, execution_id, lane_id, lifecycle_phase, ownership_state, eligibility_state, public_state, attempt_state, created_at_ms)
+			SELECT i % 256, gen_random_uuid(), 'default', 'terminal', 'unowned', 'not_applicable', 'completed', 'attempt_terminal', 1 FROM generate_series(1, 50000) i`,
+		`INSERT INTO ff_attempt (partition_key, execution_id, attempt_index, outcome, started_at_ms)
+			SELECT partition_key, execution_id, 0, 'success', 5 FROM ff_exec_core ON CONFLICT DO NOTHING`,
+		`ANALYZE ff_exec_core, ff_attempt`,
+	} {
+		if _, err := conn.Exec(context.Background(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestSpreadLeaves: a read of executions of several partitions reads one leaf of
 // each table for each partition, and never compiles.
 func TestSpreadLeaves(t *testing.T) {
 	t.Parallel()
 	conn, ids := openConn(t, migrations.EngineNewest)
+	fill(t, conn)
 	const types = "smallint[], integer[], integer[], uuid[]"
 	args := fmt.Sprintf("'{1,7,86}', '{1,2,3}', '{1,2,4}', ARRAY['%s', '%s', '%s', '%s']::uuid[]", uuid.New(), uuid.New(), ids[0], ids[1])
 	for _, p := range []prepared{{"states", spreadStatesSQL, types, args, 2}, {"infos", spreadInfosSQL, types, args, 2}} {
