@@ -172,7 +172,7 @@ func (p *Postgres) initialise(ctx context.Context, cfg PostgresConfig, cred *sys
 	if err := appendFile(filepath.Join(p.data(), "postgresql.conf"), conf.Bytes()); err != nil {
 		return err
 	}
-	const hba = "host all +scram_users 127.0.0.1/32 scram-sha-256\nlocal all all trust\nhost all all 127.0.0.1/32 trust\n"
+	const hba = "host all +scram_users 127.0.0.1/32 scram-sha-256\nlocal all all trust\nhost all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"
 	if err := os.WriteFile(filepath.Join(p.data(), "pg_hba.conf"), []byte(hba), 0o600); err != nil {
 		return fmt.Errorf("write pg_hba.conf: %w", err)
 	}
