@@ -175,7 +175,7 @@ func TestDecodeRefusesPrefixes(t *testing.T) {
 	for _, v := range vectors() {
 		for n := range v.wire {
 			// A copy with no room behind it: reading on would panic.
-			refusal(t, fmt.Sprintf("%s cut to %d bytes", v.name, n), slices.Clip(slices.Clone(v.wire[:n])))
+			_ = refusal(t, fmt.Sprintf("%s cut to %d bytes", v.name, n), slices.Clip(slices.Clone(v.wire[:n])))
 		}
 		if refused := refusal(t, v.name+" and a byte", append(slices.Clone(v.wire), 0)); refused.Offset != len(v.wire) {
 			t.Errorf("%s and a byte: %v, want offset %d", v.name, refused, len(v.wire))
