@@ -65,10 +65,11 @@ func newWorld(t testing.TB, version migrations.EngineVersion) *world {
 	w := &world{t: t, db: testenv.DB(t, testenv.Schema{Version: version, Prepared: version != 0})}
 	w.slot, w.stream, w.prefix = w.db.Slot(), w.db.Name, w.db.Name
 	w.connect(testenv.NATSURL(t))
+	shared := w.js
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := w.js.DeleteStream(ctx, w.stream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err := shared.DeleteStream(ctx, w.stream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			t.Errorf("delete stream: %v", err)
 		}
 	})

@@ -24,6 +24,7 @@ type runCmd struct {
 	Slot            string        `help:"Name of the replication slot. The first run creates it; nothing else ever does." env:"FFSTREAM_SLOT" default:"ffstream"`
 	StreamReplicas  int           `help:"Replicas of the stream, when run creates it." env:"FFSTREAM_STREAM_REPLICAS" default:"1"`
 	StreamMaxAge    time.Duration `help:"Age at which the stream forgets events, when run creates it; 0 keeps them for ever." env:"FFSTREAM_STREAM_MAX_AGE" default:"168h"`
+	ConfirmHoldback time.Duration `help:"How long what is stored is kept in the slot all the same, to refill a stream whose broker forgot what it had acknowledged." env:"FFSTREAM_CONFIRM_HOLDBACK" default:"0s"`
 	ShutdownTimeout time.Duration `help:"How long a stop waits for what was read to be stored and confirmed." env:"FFSTREAM_SHUTDOWN_TIMEOUT" default:"10s"`
 
 	NATSEmbeddedDir  string        `name:"nats-embedded-dir" help:"Directory of the embedded NATS server. Default: below the user's cache directory." env:"FFSTREAM_NATS_EMBEDDED_DIR" placeholder:"DIR"`
@@ -45,6 +46,9 @@ func (c *runCmd) check() (*pgconn.Config, error) {
 	}
 	if c.StreamReplicas < 1 || c.StreamReplicas > 5 {
 		return nil, usagef("--stream-replicas %d: want 1 to 5", c.StreamReplicas)
+	}
+	if c.ConfirmHoldback < 0 {
+		return nil, usagef("--confirm-holdback %s: want 0 or more", c.ConfirmHoldback)
 	}
 	if c.ShutdownTimeout <= 0 {
 		return nil, usagef("--shutdown-timeout %s: want more than 0", c.ShutdownTimeout)
@@ -97,6 +101,7 @@ func (c *runCmd) shard(database *pgconn.Config, nc *nats.Conn, log *slog.Logger)
 		Preflight:       src.preflight,
 		Lookup:          src.lookup,
 		ShutdownTimeout: c.ShutdownTimeout,
+		Holdback:        c.ConfirmHoldback,
 		Log:             log,
 	}), src.close
 }

@@ -10,6 +10,7 @@ type ledger struct {
 	open        []entry // commits whose events are not all stored, in commit order
 	acked       uint64
 	confirmable ffstream.LSN
+	released    uint64 // sequence of the last event before confirmable
 }
 
 // entry says: when the stream is stored up to sequence, end may be confirmed.
@@ -24,7 +25,7 @@ func (l *ledger) commit(end ffstream.LSN, sequence uint64) {
 	n := len(l.open)
 	switch {
 	case sequence <= l.acked && n == 0:
-		l.confirmable = max(l.confirmable, end)
+		l.confirmable, l.released = max(l.confirmable, end), sequence
 	case n > 0 && l.open[n-1].sequence == sequence:
 		l.open[n-1].end = max(l.open[n-1].end, end)
 	default:
@@ -37,7 +38,7 @@ func (l *ledger) ack(sequence uint64) {
 	l.acked = max(l.acked, sequence)
 	n := 0
 	for n < len(l.open) && l.open[n].sequence <= l.acked {
-		l.confirmable = max(l.confirmable, l.open[n].end)
+		l.confirmable, l.released = max(l.confirmable, l.open[n].end), l.open[n].sequence
 		n++
 	}
 	if n > 0 {

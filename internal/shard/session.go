@@ -27,7 +27,8 @@ type session struct {
 	norm   *normalize.Normalizer
 	pub    *publish.Publisher
 	ledger ledger
-	inTx   bool // between a Begin and its Commit
+	noted  ffstream.LSN // of the ledger's, what the holdback was told
+	inTx   bool         // between a Begin and its Commit
 	msg    pgoutput.Message
 
 	received, serverEnd ffstream.LSN
@@ -82,6 +83,9 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 	if err := s.checkTail(source, tail); err != nil {
 		return err
 	}
+	if err := s.checkForgotten(source, tail); err != nil {
+		return err
+	}
 	pub, err := stream.Resume(tail)
 	if err != nil {
 		return err
@@ -134,9 +138,28 @@ func (s *Shard) checkTail(source *repl.Stream, tail publish.Tail) error {
 		ErrGap, s.cfg.Sink.Stream, tail.Position, source.System().End)
 }
 
+// checkForgotten looks for events that the broker acknowledged to this process
+// and does not have any more. The slot refills them, or they are lost.
+func (s *Shard) checkForgotten(source *repl.Stream, tail publish.Tail) error {
+	if tail.Sequence >= s.held.stored {
+		return nil
+	}
+	gone := s.held.gone(source.Slot().Confirmed)
+	if tail.Sequence < gone {
+		return fmt.Errorf("%w: stream %s ends with message %d (%s), and NATS had acknowledged messages up to %d, of which the slot has let go those up to %d: the broker forgot what it had stored. "+
+			"Either restore the stream, or begin a new one (--stream) with a new slot (--slot); --confirm-holdback, or sync_interval: always in NATS, prevents this",
+			ErrGap, s.cfg.Sink.Stream, tail.Sequence, tail.Position, s.held.stored, gone)
+	}
+	s.cfg.Log.Warn("the broker forgot messages that it had acknowledged; the slot still has them and refills the stream",
+		"stream", s.cfg.Sink.Stream, "ends", tail.Sequence, "acknowledged", s.held.stored)
+	s.held.stored = tail.Sequence
+	return nil
+}
+
 func (s *Shard) newSession(ctx context.Context, source *repl.Stream, pub *publish.Publisher, tail publish.Tail) *session {
 	ss := &session{shard: s, source: source, pub: pub, events: make(map[ffstream.PublicState]uint64)}
 	ss.position = tail.Position
+	s.held.due = s.held.due[:0] // the replay brings them again, as far as they are still stored
 	ss.ledger.acked = pub.Acked()
 	cfg := normalize.Config{
 		SystemID: source.System().ID,
@@ -199,6 +222,7 @@ func (ss *session) follow(ctx context.Context, batches <-chan *repl.Batch, ended
 			if err := ss.pub.Overdue(now); err != nil {
 				return err
 			}
+			ss.confirm() // what was held back may be due
 			if !ss.shard.nc.IsConnected() {
 				return fmt.Errorf("%w: connection lost", publish.ErrUnavailable)
 			}
@@ -260,9 +284,14 @@ func (ss *session) takeAcks(ctx context.Context) error {
 // confirm tells the source how far everything is stored.
 func (ss *session) confirm() {
 	ss.ledger.ack(ss.pub.Acked())
-	if ss.ledger.confirmable != 0 {
-		ss.source.Confirm(ss.ledger.confirmable)
+	held := &ss.shard.held
+	held.stored = max(held.stored, ss.pub.Acked())
+	now := time.Now()
+	if ss.ledger.confirmable > ss.noted {
+		ss.noted = ss.ledger.confirmable
+		held.add(ss.noted, ss.ledger.released, now)
 	}
+	ss.source.Confirm(held.ripe(now))
 }
 
 func (ss *session) change(ctx context.Context, wal []byte) error {

@@ -32,6 +32,9 @@ type Config struct {
 	// ShutdownTimeout bounds what Run does after its context ended: storing what
 	// was read, and confirming it. Default 10 s.
 	ShutdownTimeout time.Duration
+	// Holdback is how long what is stored is not confirmed yet, so that the slot
+	// can refill a stream whose broker forgot it. Default 0.
+	Holdback time.Duration
 	// MaxBackoff caps the time between two tries. Default 15 s.
 	MaxBackoff time.Duration
 	Log        *slog.Logger
@@ -52,6 +55,7 @@ type Shard struct {
 	cfg   Config
 	nc    *nats.Conn // the caller's; it must reconnect for ever and buffer nothing
 	board board
+	held  holdback // the running session's, one after the other
 	// established: a session reached the streaming state once, so the
 	// configuration was right then.
 	established bool
@@ -65,7 +69,7 @@ func New(nc *nats.Conn, cfg Config) *Shard {
 	if cfg.MaxBackoff == 0 {
 		cfg.MaxBackoff = defaultMaxBackoff
 	}
-	s := &Shard{cfg: cfg, nc: nc}
+	s := &Shard{cfg: cfg, nc: nc, held: holdback{wait: cfg.Holdback}}
 	s.board.update(func(b *Status) {
 		b.Role, b.Slot, b.Stream, b.Since = RoleConnecting, cfg.Source.Slot, cfg.Sink.Stream, time.Now()
 		b.Events = make(map[ffstream.PublicState]uint64)

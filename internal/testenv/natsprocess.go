@@ -99,6 +99,9 @@ func (p *NATSProcess) URL() string { return "nats://127.0.0.1:" + strconv.Itoa(p
 // Name is the server's name in its cluster.
 func (p *NATSProcess) Name() string { return p.cfg.Name }
 
+// Dir is where the server keeps its files.
+func (p *NATSProcess) Dir() string { return p.cfg.Dir }
+
 // Start starts the process, again on the same port and files. It does not wait
 // until the server is ready.
 func (p *NATSProcess) Start() error {

@@ -1,0 +1,141 @@
+package e2e
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/ffstream/ffstream/internal/testenv"
+	"github.com/ffstream/ffstream/internal/testenv/engine"
+	"github.com/ffstream/ffstream/migrations"
+)
+
+// forgetful is a NATS server that can be put back to what it held earlier, as a
+// power failure does to one that acknowledges before it syncs.
+type forgetful struct {
+	*testenv.NATSProcess
+	w     *world
+	saved string
+}
+
+func newForgetful(w *world) *forgetful {
+	w.t.Helper()
+	f := &forgetful{NATSProcess: testenv.Server(w.t), w: w, saved: filepath.Join(w.t.TempDir(), "saved")}
+	w.connect(f.URL())
+	return f
+}
+
+// save keeps a copy of what the server holds.
+func (f *forgetful) save() {
+	f.w.t.Helper()
+	f.Kill()
+	f.copy(f.Dir(), f.saved)
+	f.start()
+}
+
+// forget puts the server back.
+func (f *forgetful) forget() {
+	f.w.t.Helper()
+	f.Kill()
+	f.copy(f.saved, f.Dir())
+	f.start()
+}
+
+func (f *forgetful) copy(from, to string) {
+	f.w.t.Helper()
+	if err := os.RemoveAll(to); err != nil {
+		f.w.t.Fatal(err)
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		f.w.t.Fatal(err)
+	}
+}
+
+func (f *forgetful) start() {
+	f.w.t.Helper()
+	if err := f.Start(); err != nil {
+		f.w.t.Fatal(err)
+	}
+}
+
+// holds waits until the stream has n messages.
+func (f *forgetful) holds(p *process, n uint64) {
+	f.w.t.Helper()
+	await(f.w.t, "the stream to hold its messages", func() (bool, string) {
+		select {
+		case <-p.done:
+			f.w.t.Fatalf("the service ended: %s", p.output())
+		default:
+		}
+		stream, err := f.w.js.Stream(context.Background(), f.w.stream)
+		if err != nil {
+			return false, err.Error() // it is being restarted
+		}
+		return stream.CachedInfo().State.LastSeq >= n, p.output()
+	})
+}
+
+// TestBrokerForgets: messages that the broker acknowledged and forgot come again
+// from a slot whose confirmation was held back, whether the service noticed the
+// loss or was started after it; else the service stops and names the gap.
+func TestBrokerForgets(t *testing.T) {
+	t.Parallel()
+	story := engine.StoriesOf(engine.Newest)[0] // three events
+	e := &engine.Engine{Version: engine.Newest}
+	begin := func(t *testing.T, args ...string) (*world, *oracle, *forgetful, *process) {
+		w := newWorld(t, migrations.EngineNewest)
+		o := newOracle(w)
+		f := newForgetful(w)
+		p := w.run(args...)
+		w.play(e, &story, engine.Exec{Partition: 1, ID: uuid.New()})
+		f.holds(p, 3)
+		f.save()
+		f.holds(p, 3)
+		w.play(e, &story, engine.Exec{Partition: 2, ID: uuid.New()})
+		w.play(e, &story, engine.Exec{Partition: 3, ID: uuid.New()})
+		f.holds(p, 9)
+		return w, o, f, p
+	}
+	t.Run("held back", func(t *testing.T) {
+		t.Parallel()
+		w, o, f, p := begin(t, "--confirm-holdback=1h")
+		f.forget()
+		f.holds(p, 9)
+		o.compare()
+		if !strings.Contains(p.output(), "the broker forgot") {
+			t.Errorf("nothing was said of it: %s", p.output())
+		}
+		w.play(e, &story, engine.Exec{Partition: 4, ID: uuid.New()})
+		f.holds(p, 12)
+		o.compare()
+		p.stop()
+	})
+	t.Run("held back, the service restarted", func(t *testing.T) {
+		t.Parallel()
+		w, o, f, p := begin(t, "--confirm-holdback=1h")
+		p.kill()
+		f.forget()
+		p = w.run("--confirm-holdback=1h")
+		f.holds(p, 9)
+		o.compare()
+		p.stop()
+	})
+	t.Run("let go", func(t *testing.T) {
+		t.Parallel()
+		w, _, f, p := begin(t)
+		w.caughtUp(p)
+		f.forget()
+		if code := p.code(); code != 1 {
+			t.Errorf("exit code %d, want 1", code)
+		}
+		for _, words := range []string{"continuity is lost", "the broker forgot", "ends with message 3", "up to 9", "--confirm-holdback"} {
+			if text := lastLines(p.output(), 1); !strings.Contains(text, words) {
+				t.Errorf("%q does not say %q", text, words)
+			}
+		}
+	})
+}
