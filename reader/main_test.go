@@ -29,8 +29,8 @@ var schemas = map[engine.Version]migrations.EngineVersion{
 var shared = map[engine.Version]*testenv.Database{}
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Main(func() int {
-		tb := &mainTB{}
+	tb := &mainTB{}
+	code := testenv.Main(func() int {
 		for version, schema := range schemas {
 			shared[version] = testenv.DB(tb, testenv.Schema{Version: schema})
 		}
@@ -39,16 +39,15 @@ func TestMain(m *testing.M) {
 		for i := len(tb.cleanups) - 1; i >= 0; i-- {
 			tb.cleanups[i]()
 		}
-		if tb.failed {
-			code = 1
-		}
-		// What is left now are the servers of the test binary.
-		if err := goleak.Find(goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait"), goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1")); err != nil && code == 0 {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
 		return code
-	}))
+	})
+	if err := goleak.Find(); err != nil && code == 0 {
+		tb.Error(err)
+	}
+	if tb.failed {
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // mainTB is the testing.TB of TestMain, for what all tests share.

@@ -19,14 +19,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Main(func() int {
-		code := m.Run()
-		if err := goleak.Find(goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait")); err != nil && code == 0 {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-		return code
-	}))
+	code := testenv.Main(m.Run)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // planned is what EXPLAIN (ANALYZE, FORMAT JSON) tells of a node.
