@@ -1,8 +1,11 @@
 package repl
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -115,6 +118,22 @@ func TestScanRefuses(t *testing.T) {
 	b := &Batch{buf: []byte{'d', 0x7F, 0xFF, 0xFF, 0xFF}}
 	if err := b.reserve(); err == nil || cap(b.buf) > 1024 {
 		t.Errorf("a message of 2 GiB: %v, and room for %d bytes", err, cap(b.buf))
+	}
+}
+
+// TestDiscard: what the last batch left incomplete is where reading goes on.
+func TestDiscard(t *testing.T) {
+	t.Parallel()
+	m := xlog(1, 2, strings.Repeat("c\x00\x00\x00\x04", 10)) // what stands inside of a message ends nothing
+	for cut := range len(m) + 1 {
+		s := Stream{carry: m[:cut], in: bufio.NewReader(bytes.NewReader(join(m[cut:], keepalive(3, 0), message('c'))))}
+		if said, err := s.discard(); said == nil || !strings.Contains(said.Error(), "the server ended it") {
+			t.Fatalf("cut at %d: %v, %v", cut, said, err)
+		}
+		s = Stream{carry: m[:cut], in: bufio.NewReader(bytes.NewReader(m[cut:]))}
+		if said, err := s.discard(); said != nil || !errors.Is(err, io.EOF) {
+			t.Fatalf("cut at %d, and then the end: %v, %v", cut, said, err)
+		}
 	}
 }
 
