@@ -1,6 +1,7 @@
 package migrations_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -158,5 +159,50 @@ func unprepare(t testing.TB, conn *pgx.Conn, cfg migrations.Config) {
 	apply(t, conn, cfg, steps(t, migrations.PlanDown, conn, cfg))
 	if rest := steps(t, migrations.PlanDown, conn, cfg); len(rest) > 0 {
 		t.Errorf("%d things are left after Down, the first: %s", len(rest), rest[0].SQL)
+	}
+}
+
+// small gives a database with the engine's tables of four leaves each, in a
+// schema that may have any name, and a connection that finds them.
+func small(t testing.TB, schema string) *pgx.Conn {
+	t.Helper()
+	text, err := os.ReadFile("engine/00001_v0_11.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = bytes.Cut(text, []byte("-- +goose StatementBegin"))
+	text, _, _ = bytes.Cut(text, []byte("-- +goose StatementEnd"))
+	sql := strings.NewReplacer("0..255", "0..3", "MODULUS 256", "MODULUS 4").Replace(string(text))
+	db := testenv.DB(t, testenv.Schema{})
+	conn := connect(t, db.URL)
+	if schema != "public" {
+		name := pgx.Identifier{schema}.Sanitize()
+		run(t, conn, "CREATE SCHEMA "+name)
+		run(t, conn, "ALTER DATABASE "+db.Name+" SET search_path = "+name)
+		run(t, conn, "SET search_path = "+name)
+	}
+	run(t, conn, sql)
+	return conn
+}
+
+// another opens one more connection to a connection's database.
+func another(t testing.TB, conn *pgx.Conn) *pgx.Conn {
+	t.Helper()
+	return connect(t, conn.Config().ConnString())
+}
+
+// await runs a query until it is true.
+func await(t testing.TB, conn *pgx.Conn, what, sql string, args ...any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		var ok bool
+		if err := conn.QueryRow(ctx, sql, args...).Scan(&ok); err != nil {
+			t.Fatalf("wait for %s: %v", what, err)
+		}
+		if ok {
+			return
+		}
 	}
 }
