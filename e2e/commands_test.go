@@ -28,7 +28,7 @@ func TestWithoutIdentity(t *testing.T) {
 	if p := start(t, env, "migrate", "--engine-schema"); p.code() != 0 {
 		t.Fatal(p.output())
 	}
-	if p := start(t, w.env(), "run"); p.code() != 1 || !strings.Contains(p.output(), "replica identity is missing") {
+	if p := start(t, w.env(), "run"); p.code() != 1 || !strings.Contains(p.output(), "do not log the old state") {
 		t.Errorf("run takes a source without replica identity: %s", p.output())
 	}
 	p := start(t, env, "run")
