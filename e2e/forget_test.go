@@ -3,11 +3,14 @@ package e2e
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream/internal/testenv"
 	"github.com/ffstream/ffstream/internal/testenv/engine"
@@ -138,4 +141,84 @@ func TestBrokerForgets(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestOldTail: a NATS server that is restarted knows the id of its last message
+// no longer than the duplicate window; the service goes on behind it all the same.
+func TestOldTail(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	f := newForgetful(w)
+	await(t, "NATS to be ready", func() (bool, string) {
+		_, err := w.js.AccountInfo(context.Background())
+		return err == nil, "no answer"
+	})
+	const window = 100 * time.Millisecond
+	w.createStream(func(c *jetstream.StreamConfig) { c.Duplicates = window })
+	o := newOracle(w)
+	p := w.run()
+	e := &engine.Engine{Version: engine.Newest}
+	story := &engine.StoriesOf(engine.Newest)[0]
+	w.play(e, story, engine.Exec{Partition: 1, ID: uuid.New()})
+	w.caughtUp(p)
+	f.Kill()
+	killed := time.Now()
+	await(t, "the duplicate window to pass", func() (bool, string) { return time.Since(killed) > 2*window, "" })
+	f.start()
+	w.play(e, story, engine.Exec{Partition: 2, ID: uuid.New()})
+	w.caughtUp(p)
+	o.compare()
+	p.stop()
+}
+
+// TestRestoredDatabase: a database that was put back to an earlier state and has
+// gone on since, past the stream's end, is not the one that the stream follows.
+func TestRestoredDatabase(t *testing.T) {
+	t.Parallel()
+	a := newArena(t, 1, 1)
+	a.startService()
+	a.awaitActive(a.service)
+	e := &engine.Engine{Version: engine.Newest}
+	story := &engine.StoriesOf(engine.Newest)[0]
+	a.play(e, story, engine.Exec{Partition: 1, ID: uuid.New()})
+	a.caughtUp(a.service)
+	a.service.stop()
+
+	saved := a.pg.Dir() + "-saved"
+	t.Cleanup(func() { _ = os.RemoveAll(saved) })
+	swap := func(args ...string) {
+		t.Helper()
+		if err := a.pg.Stop("fast"); err != nil {
+			t.Fatal(err)
+		}
+		for len(args) > 0 {
+			if out, err := exec.Command(args[0], args[1:4]...).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %s", args[:4], out)
+			}
+			args = args[4:]
+		}
+		if err := a.pg.Start(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		a.db.Pool.Reset()
+	}
+	swap("cp", "-aT", a.pg.Dir(), saved)
+	a.startService()
+	a.awaitActive(a.service)
+	a.play(e, story, engine.Exec{Partition: 2, ID: uuid.New()})
+	a.caughtUp(a.service)
+	a.service.stop()
+	swap("rm", "-rf", a.pg.Dir(), a.pg.Dir(), "cp", "-aT", saved, a.pg.Dir())
+	for i := range int16(4) {
+		a.play(e, story, engine.Exec{Partition: i, ID: uuid.New(), Tags: map[string]string{"app.longer": "than before"}})
+	}
+	a.startService()
+	if code := a.service.code(); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	for _, words := range []string{"continuity is lost", "has no commit there", "--stream"} {
+		if text := lastLines(a.service.output(), 1); !strings.Contains(text, words) {
+			t.Errorf("%q does not say %q", text, words)
+		}
+	}
 }

@@ -42,8 +42,11 @@ type Publisher struct {
 	sub   *nats.Subscription
 	inbox string // prefix of reply subjects; what follows is the sequence asked about
 
-	gather   gather
-	lastID   []byte // message id of the last message sent, for the chain
+	gather gather
+	// lastID is the message id of the last message sent, for the chain. The first
+	// names none: a server that was restarted knows the id of its last message no
+	// longer than its duplicate window.
+	lastID   []byte
 	sent     uint64 // sequence of the last message sent
 	acked    uint64 // everything up to here is stored
 	pending  []pendingAck
@@ -71,7 +74,7 @@ func (s *Stream) Resume(tail Tail) (*Publisher, error) {
 		acks:   make(chan *nats.Msg, s.cfg.Window+maxBatch),
 		inbox:  s.nc.NewRespInbox() + ".",
 		gather: gather{limit: int(s.nc.MaxPayload()) - headerRoom},
-		sent:   tail.Sequence, acked: tail.Sequence, lastID: []byte(tail.id),
+		sent:   tail.Sequence, acked: tail.Sequence,
 		single: nats.Msg{Header: nats.Header{}}, batch: nats.Msg{Header: nats.Header{}},
 	}
 	for _, m := range []*nats.Msg{&p.single, &p.batch} {

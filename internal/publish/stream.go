@@ -67,7 +67,6 @@ type Tail struct {
 	Sequence uint64            // of the last message ever stored; 0: none ever was
 	Stored   bool              // that message is still there
 	Position ffstream.Position // its position, when Stored
-	id       string            // its message id, when Stored
 }
 
 // Stream is a stream whose configuration was checked.
@@ -262,7 +261,7 @@ func (s *Stream) parseTail(tail Tail, msg *jetstream.RawStreamMsg) (Tail, error)
 		return Tail{}, fmt.Errorf("%w: message %d of stream %s is of the database system %d, and this database is %d: name another stream (--stream), or the database that the stream belongs to",
 			ErrStreamForeign, tail.Sequence, s.cfg.Stream, id.System, s.cfg.SystemID)
 	}
-	tail.Stored, tail.Position, tail.id = true, id.Position, text
+	tail.Stored, tail.Position = true, id.Position
 	return tail, nil
 }
 

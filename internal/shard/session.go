@@ -28,6 +28,7 @@ type session struct {
 	pub    *publish.Publisher
 	ledger ledger
 	noted  ffstream.LSN // of the ledger's, what the holdback was told
+	expect ffstream.LSN // a commit that the log must have; 0: none
 	inTx   bool         // between a Begin and its Commit
 	msg    pgoutput.Message
 
@@ -127,11 +128,21 @@ func (s *Shard) openStream(ctx context.Context, source *repl.Stream) (*publish.S
 		ErrGap, s.cfg.Source.Slot, sink.Stream, tail.Position, tail.Sequence)
 }
 
+// errBehind: the stream ends behind the log's end as it was when the session
+// began. The next session knows whether that is so.
+var errBehind = errors.New("the stream is ahead of what is known of the log")
+
 // checkTail refuses a database that has not reached what the stream holds: it
-// was restored from a backup, or is a standby that was promoted too early.
+// was restored from a backup, or is a standby that was promoted too early. The
+// log's end was read before the slot was taken, so another process may have
+// published since: only a tail that two sessions find ahead is.
 func (s *Shard) checkTail(source *repl.Stream, tail publish.Tail) error {
 	if tail.Position.Commit < source.System().End {
 		return nil
+	}
+	if s.ahead != tail.Position {
+		s.ahead = tail.Position
+		return fmt.Errorf("%w: it ends at %s, and the log ended at %s", errBehind, tail.Position, source.System().End)
 	}
 	return fmt.Errorf("%w: stream %s ends at %s, and the database's log ends at %s: the database was restored or lost its latest transactions. "+
 		"Either bring back the database that the stream follows, or begin a new stream (--stream) with a new slot (--slot)",
@@ -159,6 +170,9 @@ func (s *Shard) checkForgotten(source *repl.Stream, tail publish.Tail) error {
 func (s *Shard) newSession(ctx context.Context, source *repl.Stream, pub *publish.Publisher, tail publish.Tail) *session {
 	ss := &session{shard: s, source: source, pub: pub, events: make(map[ffstream.PublicState]uint64)}
 	ss.position = tail.Position
+	if source.Slot().Confirmed <= tail.Position.Commit {
+		ss.expect = tail.Position.Commit
+	}
 	s.held.due = s.held.due[:0] // the replay brings them again, as far as they are still stored
 	ss.ledger.acked = pub.Acked()
 	cfg := normalize.Config{
@@ -317,6 +331,9 @@ func (ss *session) change(ctx context.Context, wal []byte) error {
 }
 
 func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
+	if err := ss.meet(ffstream.LSN(c.CommitLSN)); err != nil {
+		return err
+	}
 	err := ss.norm.Commit(c, func(e *ffstream.Event) error {
 		ss.position = e.ID.Position
 		ss.events[e.To]++
@@ -332,6 +349,21 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	ss.received = ffstream.LSN(c.EndLSN)
 	ss.commitTime = time.UnixMicro(c.CommitTime)
 	ss.ledger.commit(ss.received, ss.pub.Sequence())
+	return nil
+}
+
+// meet looks for the commit that the stream's last event came from, where the
+// slot reaches back to it: a log that has none there is another log.
+func (ss *session) meet(commit ffstream.LSN) error {
+	if ss.expect == 0 || commit < ss.expect {
+		return nil
+	}
+	if commit != ss.expect {
+		return fmt.Errorf("%w: stream %s ends with an event that was committed at %s, and the database's log has no commit there: the database was restored and has gone on differently. "+
+			"Either bring back the database that the stream follows, or begin a new stream (--stream) with a new slot (--slot)",
+			ErrGap, ss.shard.cfg.Sink.Stream, ss.expect)
+	}
+	ss.expect = 0
 	return nil
 }
 

@@ -55,7 +55,8 @@ type Shard struct {
 	cfg   Config
 	nc    *nats.Conn // the caller's; it must reconnect for ever and buffer nothing
 	board board
-	held  holdback // the running session's, one after the other
+	ahead ffstream.Position // a tail that the previous session found ahead of the log
+	held  holdback          // the running session's, one after the other
 	// established: a session reached the streaming state once, so the
 	// configuration was right then.
 	established bool
@@ -89,12 +90,10 @@ func (s *Shard) Run(ctx context.Context) error {
 	delay.InitialInterval, delay.MaxInterval = initialBackoff, s.cfg.MaxBackoff
 	said := "" // the cause that was logged last: one line a change, not one a try
 	for {
-		active := false
+		active, stored, began := false, s.held.stored, time.Now()
 		err := s.session(ctx, func() {
 			active = true
 			s.established = true
-			delay.Reset()
-			said = ""
 			s.setRole(RoleActive)
 		})
 		if ctx.Err() != nil {
@@ -105,6 +104,11 @@ func (s *Shard) Run(ctx context.Context) error {
 		}
 		if s.fatal(err) {
 			return s.explain(err)
+		}
+		if active && (s.held.stored > stored || time.Since(began) > s.cfg.MaxBackoff) {
+			// It got on. One that only began, into a full stream for instance, did not.
+			delay.Reset()
+			said = ""
 		}
 		wait := delay.NextBackOff()
 		role := RoleConnecting
@@ -118,7 +122,7 @@ func (s *Shard) Run(ctx context.Context) error {
 			b.Role, b.LastError = role, err.Error()
 			b.Retries++
 		})
-		if cause := causeOf(err); active || cause != said {
+		if cause := causeOf(err); cause != said {
 			said = cause
 			s.cfg.Log.Warn(waitingFor(role), "error", err)
 		}

@@ -279,6 +279,9 @@ func (p *Postgres) LogTail() string {
 	return strings.Join(lines[max(0, len(lines)-5):], "; ")
 }
 
+// Dir is the directory that holds the cluster and the log.
+func (p *Postgres) Dir() string { return p.dir }
+
 // Close crashes the server and removes its directory.
 func (p *Postgres) Close() error {
 	var err error
