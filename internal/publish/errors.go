@@ -19,10 +19,11 @@ const (
 	codeNotEnabledForAccount  = 10039
 	codeNotEnabled            = 10076
 	codeStreamNotFound        = 10059
-	codeAtomicDisabled        = 10174
+	codeSubjectOverlap        = 10065
+	codeReplicasNotSupported  = 10074
 )
 
-// classify wraps an error of the JetStream API or of a publish with the
+// classify wraps an error of the JetStream API or of the connection with the
 // sentinel that says what mends it.
 func classify(err error) error {
 	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
@@ -30,7 +31,7 @@ func classify(err error) error {
 	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
-		return classifyCode(int(api.ErrorCode), api.Code, api.Description)
+		return classifyCode(int(api.ErrorCode), api.Code, api.Description, nil)
 	}
 	switch {
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrConnectionClosed),
@@ -41,7 +42,9 @@ func classify(err error) error {
 	return err
 }
 
-func classifyCode(code, status int, text string) error {
+// classifyCode is classify for the server's own words. What they do not tell is
+// otherwise, or nothing that a caller could ask about when that is nil.
+func classifyCode(code, status int, text string, otherwise error) error {
 	switch code {
 	case codeInsufficientResources, codeStorageExceeded, codeStoreFailed, codeAccountResources:
 		return fmt.Errorf("%w: %s (error %d): publishing stops and the slot keeps the WAL until there is room", ErrFull, text, code)
@@ -49,13 +52,18 @@ func classifyCode(code, status int, text string) error {
 		return fmt.Errorf("%w: %s (error %d): start nats-server with -js, or enable JetStream for the account", ErrNoJetStream, text, code)
 	case codeStreamNotFound:
 		return fmt.Errorf("%w: %s (error %d)", ErrStreamLost, text, code)
-	case codeAtomicDisabled:
-		return fmt.Errorf("%w: %s (error %d)", ErrAmbiguous, text, code)
 	case codeMessageTooLarge:
 		return fmt.Errorf("%w: %s (error %d): raise the stream's max_msg_size", ErrStreamConfig, text, code)
+	case codeSubjectOverlap:
+		return fmt.Errorf("%w: %s (error %d): name another prefix (--subject-prefix), or the stream that has it (--stream)", ErrStreamConfig, text, code)
+	case codeReplicasNotSupported:
+		return fmt.Errorf("%w: %s (error %d): start a cluster, or ask for one replica (--stream-replicas)", ErrStreamConfig, text, code)
 	}
 	if status == 503 || status == 408 {
 		return fmt.Errorf("%w: %s (error %d)", ErrUnavailable, text, code)
 	}
-	return fmt.Errorf("%w: %s (error %d)", ErrAmbiguous, text, code)
+	if otherwise != nil {
+		return fmt.Errorf("%w: %s (error %d)", otherwise, text, code)
+	}
+	return fmt.Errorf("%s (error %d)", text, code)
 }

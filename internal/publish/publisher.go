@@ -353,7 +353,7 @@ func (p *Publisher) ack(m *nats.Msg) error {
 	}
 	switch {
 	case answer.Error != nil:
-		return fmt.Errorf("acknowledge message %d: %w", asked, classifyCode(answer.Error.ErrCode, answer.Error.Code, answer.Error.Description))
+		return fmt.Errorf("acknowledge message %d: %w", asked, classifyCode(answer.Error.ErrCode, answer.Error.Code, answer.Error.Description, ErrAmbiguous))
 	case answer.Duplicate:
 		return fmt.Errorf("acknowledge message %d: %w: it was stored before as %d", asked, ErrAmbiguous, answer.Sequence)
 	case answer.Sequence != asked:

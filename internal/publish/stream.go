@@ -106,9 +106,8 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 		}
 		stream, err = s.create(ctx)
 	}
-	if errors.Is(err, nats.ErrNoResponders) {
-		// The server answers for its JetStream, and nobody is there to ask.
-		err = jetstream.ErrJetStreamNotEnabled
+	if errors.Is(err, nats.ErrNoResponders) { // nobody serves JetStream's API
+		err = fmt.Errorf("%w: %w", jetstream.ErrJetStreamNotEnabled, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
