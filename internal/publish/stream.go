@@ -104,7 +104,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 		if !create {
 			return nil, fmt.Errorf("%w: stream %s does not exist, but slot %s does, so it existed once: everything that it held is lost", ErrStreamLost, cfg.Stream, cfg.Slot)
 		}
-		stream, err = s.create(ctx)
+		stream, err = js.CreateStream(ctx, s.promised())
 	}
 	if errors.Is(err, nats.ErrNoResponders) { // nobody serves JetStream's API
 		err = fmt.Errorf("%w: %w", jetstream.ErrJetStreamNotEnabled, err)
@@ -117,7 +117,10 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 		return nil, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
 	}
 	s.lastSeq = info.State.LastSeq
-	return s, s.check(info)
+	if err := s.check(info); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // serverName is the address of the server without what may be secret in its URL.
@@ -132,7 +135,8 @@ func serverName(nc *nats.Conn) string {
 	return strings.Join(hosts, ", ")
 }
 
-func (s *Stream) create(ctx context.Context) (jetstream.Stream, error) {
+// promised is the configuration of a stream that Open creates.
+func (s *Stream) promised() jetstream.StreamConfig {
 	cfg := jetstream.StreamConfig{
 		Name:        s.cfg.Stream,
 		Description: "public-state transitions of FlowFabric executions, written by ffstream",
@@ -141,7 +145,7 @@ func (s *Stream) create(ctx context.Context) (jetstream.Stream, error) {
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardOld,
 		MaxAge:      s.cfg.MaxAge,
-		Replicas:    s.cfg.Replicas,
+		Replicas:    max(1, s.cfg.Replicas),
 		Duplicates:  duplicateWindow,
 		AllowDirect: true,
 		// An older server ignores or refuses the flag; check looks at the answer.
@@ -154,7 +158,7 @@ func (s *Stream) create(ctx context.Context) (jetstream.Stream, error) {
 	if s.cfg.MaxAge > 0 && s.cfg.MaxAge < cfg.Duplicates {
 		cfg.Duplicates = s.cfg.MaxAge
 	}
-	return s.js.CreateStream(ctx, cfg)
+	return cfg
 }
 
 // check looks for differences between the stream and what the promise needs.
@@ -165,11 +169,11 @@ func (s *Stream) check(info *jetstream.StreamInfo) error {
 		return fmt.Errorf("%w: stream %s has %s %s: %s: %s", ErrStreamConfig, c.Name, field, is, rule, remedy)
 	}
 	switch {
+	case c.Mirror != nil || len(c.Sources) > 0:
+		return fault("mirror or sources", "set", "a stream has one writer", "name another stream (--stream)")
 	case len(c.Subjects) != 1 || c.Subjects[0] != want:
 		return fault("subjects", fmt.Sprintf("%q", c.Subjects), "this service writes "+want+" and is the only writer",
 			"name another stream (--stream) or prefix (--subject-prefix)")
-	case c.Mirror != nil || len(c.Sources) > 0:
-		return fault("mirror or sources", "set", "a stream has one writer", "name another stream (--stream)")
 	case c.Sealed:
 		return fault("sealed", "true", "nothing can be stored", "name another stream (--stream)")
 	case c.Retention != jetstream.LimitsPolicy:
@@ -179,6 +183,10 @@ func (s *Stream) check(info *jetstream.StreamInfo) error {
 		return fault("no_ack", "true", "nothing would ever be confirmed", "set no_ack to false")
 	case c.Storage == jetstream.MemoryStorage:
 		return fault("storage", "memory", "a restart of the server would lose what was confirmed", "name a stream with file storage (--stream)")
+	case c.PersistMode == jetstream.AsyncPersistMode:
+		return fault("persist_mode", "async", "a message would be acknowledged before it is written", "name another stream (--stream): persist_mode cannot be edited")
+	case c.AllowMsgCounter:
+		return fault("allow_msg_counter", "true", "the stream would take counters alone", "name another stream (--stream)")
 	case c.SubjectTransform != nil:
 		return fault("subject_transform", "set", "subscribers rely on the subjects", "remove the transform")
 	case c.MaxMsgsPerSubject > 0:
@@ -201,11 +209,19 @@ func (s *Stream) warn(c *jetstream.StreamConfig) {
 	if !s.Atomic {
 		s.Warnings = append(s.Warnings, "allow_atomic is off: subscribers may see half of a transaction; with nats-server 2.12 or newer: nats stream edit --allow-batch")
 	}
-	if c.Duplicates == 0 {
-		s.Warnings = append(s.Warnings, "duplicate_window is 0: message ids do not defend the stream")
-	}
 	if !c.AllowDirect {
 		s.Warnings = append(s.Warnings, "allow_direct is off: subscribers' point reads all go to the leader")
+	}
+	want := s.promised()
+	for _, d := range []struct {
+		field    string
+		is, want any
+	}{
+		{"max_age", c.MaxAge, want.MaxAge}, {"num_replicas", c.Replicas, want.Replicas}, {"duplicate_window", c.Duplicates, want.Duplicates},
+	} {
+		if d.is != d.want {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s is %v, and a stream that this service creates has %v", d.field, d.is, d.want))
+		}
 	}
 	if c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0) {
 		s.Warnings = append(s.Warnings, "max_bytes or max_msgs with discard old deletes events before max_age when the limit is reached")
