@@ -34,6 +34,7 @@ type commands struct {
 	Run     runCmd     `cmd:"" help:"Follow the slot and publish; the sidecar."`
 	Migrate migrateCmd `cmd:"" help:"Prepare the source database: publication and replica identity."`
 	Tail    tailCmd    `cmd:"" help:"Print events as they come."`
+	Read    readCmd    `cmd:"" help:"Read one execution from Postgres."`
 	Demo    demoCmd    `cmd:"" help:"Everything on this machine: Postgres, NATS, a workload, the live transitions."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -30,23 +30,34 @@ func newSource(database *pgconn.Config, publication, identity string) *source {
 	return &source{database: database, cfg: migrations.Config{Publication: publication, Identity: identity == identityIndex}}
 }
 
+// connect opens an ordinary connection.
+func connect(ctx context.Context, database *pgconn.Config) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig("")
+	if err != nil {
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	cfg.Config = *database.Copy()
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		var connect *pgconn.ConnectError
+		if errors.As(err, &connect) {
+			err = connect.Unwrap() // without the connection string
+		}
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	return conn, nil
+}
+
 // use runs f on the connection, which a failure closes.
 func (s *source) use(ctx context.Context, f func(*pgx.Conn) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn == nil || s.conn.IsClosed() {
-		cfg, err := pgx.ParseConfig("")
+		conn, err := connect(ctx, s.database)
 		if err != nil {
-			return fmt.Errorf("connect to Postgres: %w", err)
+			return err
 		}
-		cfg.Config = *s.database.Copy()
-		if s.conn, err = pgx.ConnectConfig(ctx, cfg); err != nil {
-			var connect *pgconn.ConnectError
-			if errors.As(err, &connect) {
-				err = connect.Unwrap() // without the connection string
-			}
-			return fmt.Errorf("connect to Postgres: %w", err)
-		}
+		s.conn = conn
 	}
 	err := f(s.conn)
 	var pg *pgconn.PgError
