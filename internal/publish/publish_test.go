@@ -353,22 +353,28 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestTooLarge: an event that the stream or the server takes from nobody is no
-// matter of waiting.
+// TestTooLarge: an event above what the server or the stream takes loses fields
+// and is stored; one that cannot be made small enough is no matter of waiting.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
-	large := func(size int) []ffstream.Event {
-		tx := transaction(1, 1)
-		tx[0].BlockingDetail = strings.Repeat("x", size)
-		return tx
+	for name, limit := range map[string]int32{"max_payload": -1, "max_msg_size": 4096} {
+		b := sharedBench(t)
+		b.create(t, func(c *jetstream.StreamConfig) { c.MaxMsgSize = limit })
+		whole, large := transaction(1, 1), transaction(2, 1)
+		large[0].BlockingDetail = strings.Repeat("x", 2<<20)
+		mustStore(t, b.publisher(t), whole, large)
+		want := large[0]
+		for want.BlockingDetail != "" {
+			want.Truncate()
+		}
+		b.holds(t, 1, whole, []ffstream.Event{want})
+		if !want.Truncated {
+			t.Errorf("%s: the event is not marked", name)
+		}
 	}
 	b := sharedBench(t)
-	if err := store(testContext(t), b.publisher(t), large(2<<20)); !errors.Is(err, publish.ErrStreamConfig) || !strings.Contains(err.Error(), "max_payload") {
-		t.Errorf("above the server's max_payload: %v", err)
-	}
-	b = sharedBench(t)
-	b.create(t, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 4096 })
-	if err := store(testContext(t), b.publisher(t), large(8192)); !errors.Is(err, publish.ErrStreamConfig) || !strings.Contains(err.Error(), "max_msg_size") {
+	b.create(t, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 300 })
+	if err := store(testContext(t), b.publisher(t), transaction(1, 1)); !errors.Is(err, publish.ErrStreamConfig) || !strings.Contains(err.Error(), "max_msg_size") {
 		t.Errorf("above the stream's max_msg_size: %v", err)
 	}
 }

@@ -23,7 +23,7 @@ const (
 	gatherLimit = 256
 	// ackEvery: one single message in so many asks for an acknowledgement.
 	ackEvery = 64
-	// headerRoom is what a message's headers may take of the server's max_payload.
+	// headerRoom is what a message's headers may take of what a message may have.
 	headerRoom = 1 << 10
 	// windowBytes bounds the bytes in flight.
 	windowBytes = 16 << 20
@@ -73,7 +73,7 @@ func (s *Stream) Resume(tail Tail) (*Publisher, error) {
 		cfg: s.cfg, nc: s.nc, atomic: s.Atomic,
 		acks:   make(chan *nats.Msg, s.cfg.Window+maxBatch),
 		inbox:  s.nc.NewRespInbox() + ".",
-		gather: gather{limit: int(s.nc.MaxPayload()) - headerRoom},
+		gather: gather{limit: s.bodyLimit()},
 		sent:   tail.Sequence, acked: tail.Sequence,
 		single: nats.Msg{Header: nats.Header{}}, batch: nats.Msg{Header: nats.Header{}},
 	}
@@ -92,6 +92,15 @@ func (s *Stream) Resume(tail Tail) (*Publisher, error) {
 	}
 	p.sub = sub
 	return p, nil
+}
+
+// bodyLimit is the size above which an event loses fields, in bytes.
+func (s *Stream) bodyLimit() int {
+	most := s.nc.MaxPayload()
+	if s.maxMsgSize > 0 {
+		most = min(most, int64(s.maxMsgSize))
+	}
+	return int(most) - headerRoom
 }
 
 // Headers of atomic batches (ADR-50); nats.go has no names for them.

@@ -80,6 +80,8 @@ type Stream struct {
 	// promise whole. Each names the field.
 	Warnings []string
 	lastSeq  uint64
+
+	maxMsgSize int32 // of the stream, with headers; below 1 there is no limit
 }
 
 // Open finds the stream, or creates it when create is true, and checks that it
@@ -200,7 +202,7 @@ func (s *Stream) check(info *jetstream.StreamInfo) error {
 		return fmt.Errorf("%w: stream %s is fed by slot %s, and this service holds %s: one slot feeds one stream: name another stream (--stream) or slot (--slot)",
 			ErrStreamForeign, c.Name, owner, s.cfg.Slot)
 	}
-	s.Atomic = c.AllowAtomicPublish
+	s.Atomic, s.maxMsgSize = c.AllowAtomicPublish, c.MaxMsgSize
 	s.warn(&c)
 	return nil
 }
