@@ -42,18 +42,19 @@ type explained struct {
 }
 
 // touched collects the leaves that a plan read, by table; opened counts those
-// that it had open, read or not.
-func (p *planned) touched(leaves map[string][]string) (opened int) {
+// that it had open, read or not, and rounds is how often one was read at most.
+func (p *planned) touched(leaves map[string][]string) (opened, rounds int) {
 	if table, _, ok := strings.Cut(p.Relation, "_p"); ok {
-		opened++
+		opened, rounds = opened+1, p.Loops
 		if p.Loops > 0 && !slices.Contains(leaves[table], p.Relation) {
 			leaves[table] = append(leaves[table], p.Relation)
 		}
 	}
 	for i := range p.Plans {
-		opened += p.Plans[i].touched(leaves)
+		o, r := p.Plans[i].touched(leaves)
+		opened, rounds = opened+o, max(rounds, r)
 	}
-	return opened
+	return opened, rounds
 }
 
 // prepared is a statement with its arguments as literals.
@@ -138,7 +139,7 @@ func TestOneLeaf(t *testing.T) {
 			for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 				leaves := map[string][]string{}
 				e := explain1(t, conn, mode, p)
-				opened := e.Plan.touched(leaves)
+				opened, _ := e.Plan.touched(leaves)
 				if len(leaves) != p.tables || len(leaves["ff_exec_core"]) != 1 || p.tables == 2 && len(leaves["ff_attempt"]) != 1 {
 					t.Errorf("%s with %s reads %v, want one leaf of %d tables", p.name, mode, leaves, p.tables)
 				}
@@ -181,7 +182,9 @@ func TestSpreadLeaves(t *testing.T) {
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 			leaves := map[string][]string{}
 			e := explain1(t, conn, mode, p)
-			e.Plan.touched(leaves)
+			if _, rounds := e.Plan.touched(leaves); rounds != 1 {
+				t.Errorf("%s with %s reads a leaf %d times", p.name, mode, rounds)
+			}
 			// Attempts of a partition without executions need not be looked for.
 			if len(leaves["ff_exec_core"]) != 3 || len(leaves["ff_attempt"]) > 3 || len(leaves["ff_attempt"]) == 0 {
 				t.Errorf("%s with %s reads %v, want three leaves of each table", p.name, mode, leaves)

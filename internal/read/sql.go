@@ -102,20 +102,21 @@ const (
 // begins and ends, counted from 1.
 //
 // The outer loop is over partitions, not executions, because Postgres looks at
-// all 256 leaves whenever it goes to another one. OFFSET 0 keeps the planner from
-// turning the loop inside out and reading whole tables. The subqueries around the
-// arrays and the condition on lo, which is always true, make it expect one
-// partition: what it expects decides only whether it compiles expressions.
+// all 256 leaves whenever it goes to another one. DISTINCT ON, which takes the
+// attempt that the rule consults, also keeps the planner from turning the loop
+// inside out and reading whole tables. The condition on lo is always true; it
+// makes Postgres expect one or two partitions, and what it expects to spend
+// decides only whether it compiles expressions.
 const (
 	partOf = ` WHERE partition_key = g.key AND execution_id = ANY (($4::uuid[])[g.lo:g.hi])`
 
-	spreadOf = ` FROM unnest((SELECT $1::smallint[]), (SELECT $2::integer[]), (SELECT $3::integer[])) AS g (key, lo, hi)
+	spreadOf = ` FROM unnest($1::smallint[], $2::integer[], $3::integer[]) AS g (key, lo, hi)
 	CROSS JOIN ` + absent + `
 	CROSS JOIN LATERAL (
 		SELECT DISTINCT ON (c.execution_id) c.*, a.attempt_index AS found_index, a.outcome AS found_outcome`
 	spreadRows = `
-		FROM (` + core + partOf + ` OFFSET 0) AS c
-		LEFT JOIN (SELECT execution_id, attempt_index, outcome FROM ff_attempt` + partOf + ` OFFSET 0) AS a
+		FROM (` + core + partOf + `) AS c
+		LEFT JOIN (SELECT execution_id, attempt_index, outcome FROM ff_attempt` + partOf + `) AS a
 			ON a.execution_id = c.execution_id AND a.attempt_index <= greatest(c.attempt_index, 0)`
 	spreadStarted = `
 		LEFT JOIN (
