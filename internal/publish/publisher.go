@@ -27,6 +27,9 @@ const (
 	headerRoom = 1 << 10
 	// windowBytes bounds the bytes in flight.
 	windowBytes = 16 << 20
+	// gatherBytes is how many bytes are gathered, beside the transaction that is
+	// being added, before they go out whatever has to be waited for.
+	gatherBytes = 4 << 20
 )
 
 // Publisher stores events behind a tail. It belongs to one goroutine.
@@ -138,7 +141,7 @@ func (p *Publisher) Add(ctx context.Context, e *ffstream.Event) error {
 // Commit ends a transaction, with or without events.
 func (p *Publisher) Commit(ctx context.Context) error {
 	p.gather.commit()
-	if p.gather.complete < gatherLimit {
+	if p.gather.complete < gatherLimit && len(p.gather.bytes) < gatherBytes {
 		return nil
 	}
 	return p.dispatch(ctx)
@@ -162,7 +165,7 @@ func (p *Publisher) Acks() <-chan *nats.Msg { return p.acks }
 
 // dispatch sends complete transactions unless waiting merges them for less.
 func (p *Publisher) dispatch(ctx context.Context) error {
-	if p.gather.complete == 0 || p.mustWait() && p.gather.complete < maxBatch {
+	if p.gather.complete == 0 || p.mustWait() && p.gather.complete < maxBatch && len(p.gather.bytes) < gatherBytes {
 		return nil
 	}
 	return p.sendComplete(ctx)
