@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -61,7 +62,7 @@ func stream(change func(w *world, c *jetstream.StreamConfig)) func(*world, map[s
 
 func (w *world) createStream(change func(c *jetstream.StreamConfig)) {
 	w.t.Helper()
-	c := jetstream.StreamConfig{Name: w.stream, Subjects: []string{w.prefix + ".>"}, Storage: jetstream.FileStorage, AllowAtomicPublish: true, AllowDirect: true}
+	c := jetstream.StreamConfig{Name: w.stream, Subjects: []string{w.prefix + ".>"}, Storage: jetstream.FileStorage, AllowAtomicPublish: true, AllowDirect: true, MaxAge: 7 * 24 * time.Hour}
 	change(&c)
 	if _, err := w.js.CreateStream(context.Background(), c); err != nil {
 		w.t.Fatal(err)

@@ -6,7 +6,7 @@ import "github.com/ffstream/ffstream"
 // behind them the events of the one that is being added. Its memory is bounded
 // by what Publisher lets in.
 type gather struct {
-	limit    int // bytes that a body may have
+	limit    int // bytes that a body may have; 0: any
 	bytes    []byte
 	events   []span
 	ends     []int // for each complete transaction, the number of events up to its end
@@ -30,7 +30,7 @@ func (g *gather) add(e *ffstream.Event, prefix string) {
 	g.bytes = e.ID.Position.AppendText(g.bytes)
 	s.position = len(g.bytes)
 	g.bytes = e.AppendJSON(g.bytes)
-	if len(g.bytes)-s.position > g.limit {
+	if g.limit > 0 && len(g.bytes)-s.position > g.limit {
 		// What is dropped is marked; the event itself is never dropped.
 		for t := *e; len(g.bytes)-s.position > g.limit && t.Truncate(); {
 			g.bytes = t.AppendJSON(g.bytes[:s.position])

@@ -103,7 +103,7 @@ func (s *Stream) bodyLimit() int {
 	if s.maxMsgSize > 0 {
 		most = min(most, int64(s.maxMsgSize))
 	}
-	return int(most) - headerRoom
+	return max(1, int(most)-headerRoom)
 }
 
 // Headers of atomic batches (ADR-50); nats.go has no names for them.

@@ -58,8 +58,16 @@ func (s *Stream) lastWord(err error) error {
 func (s *Stream) follow(ctx context.Context, out chan<- *Batch) error {
 	// A read is interrupted by a deadline in the past. The loop sets deadlines
 	// too, so it looks at ctx after each.
-	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	interrupted := make(chan struct{}) // closed by the interruption, when there is one
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() {
+			<-interrupted // or it would strike a later read, that of Close
+		}
+	}()
 
 	s.free = make(chan *Batch, batches)
 	for range batches {
