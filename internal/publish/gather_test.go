@@ -44,20 +44,26 @@ func (m *model) same(t *rapid.T, g *gather) {
 		events = append(events, tx...)
 		multi = multi || len(tx) > 1
 	}
-	if g.complete != len(events) || g.open() != len(m.open) || g.multi != multi {
-		t.Fatalf("%d complete, %d open, multi %t, want %d, %d, %t", g.complete, g.open(), g.multi, len(events), len(m.open), multi)
+	if g.complete != len(events) || g.open() != len(m.open) || len(g.ends) != len(m.complete) || g.multi != multi {
+		t.Fatalf("%d complete in %d, %d open, multi %t, want %d in %d, %d, %t",
+			g.complete, len(g.ends), g.open(), g.multi, len(events), len(m.complete), len(m.open), multi)
 	}
 	for _, limit := range []int{0, 1, 2, 3, 5, 8, 1000} {
 		if got, want := g.whole(limit), m.whole(limit); got != want {
 			t.Fatalf("%d events within %d, want %d", got, limit, want)
 		}
 	}
+	size := 0
 	for i, e := range append(events, m.open...) {
 		got := g.event(i)
+		size += len(got.subject) + len(got.id) + len(got.position) + len(got.body)
 		if string(got.subject) != e.Subject(prefix) || string(got.id) != e.ID.String() || string(got.position) != e.ID.Position.String() ||
 			string(got.body) != string(e.AppendJSON(nil)) {
 			t.Fatalf("event %d: %s %s %s %s, want %s", i, got.subject, got.id, got.position, got.body, e.ID)
 		}
+	}
+	if len(g.bytes) != size {
+		t.Fatalf("%d bytes are held for events of %d", len(g.bytes), size)
 	}
 }
 
@@ -67,17 +73,27 @@ func TestGatherProperty(t *testing.T) {
 		var g gather
 		var m model
 		number := 0
+		add := func(t *rapid.T) {
+			number++
+			e := someEvent(number, rapid.IntRange(0, 50).Draw(t, "size"))
+			g.add(&e, prefix)
+			m.open = append(m.open, e)
+		}
+		commit := func(*rapid.T) {
+			g.commit()
+			if len(m.open) > 0 {
+				m.complete, m.open = append(m.complete, m.open), nil
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
-			"add": func(t *rapid.T) {
-				number++
-				e := someEvent(number, rapid.IntRange(0, 50).Draw(t, "size"))
-				g.add(&e, prefix)
-				m.open = append(m.open, e)
-			},
-			"commit": func(*rapid.T) {
-				g.commit()
-				if len(m.open) > 0 {
-					m.complete, m.open = append(m.complete, m.open), nil
+			"add":    add,
+			"commit": commit,
+			"transactions": func(t *rapid.T) {
+				for _, n := range rapid.SliceOfN(rapid.IntRange(0, 3), 0, 5).Draw(t, "events") {
+					for range n {
+						add(t)
+					}
+					commit(t)
 				}
 			},
 			"drop": func(t *rapid.T) {

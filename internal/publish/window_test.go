@@ -61,8 +61,8 @@ func (p *Publisher) bounded(t interface{ Fatalf(string, ...any) }, batches bool)
 	if len(p.pending) > cap(p.acks) {
 		t.Fatalf("%d answers outstanding, and room for %d", len(p.pending), cap(p.acks))
 	}
-	if gathered := len(p.gather.events); gathered > 2*maxBatch {
-		t.Fatalf("%d events gathered", gathered)
+	if p.gather.complete >= maxBatch {
+		t.Fatalf("%d events gathered, which fill a batch", p.gather.complete)
 	}
 }
 
