@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
@@ -143,32 +142,40 @@ func TestBrokerForgets(t *testing.T) {
 	})
 }
 
-// TestOldTail: a NATS server that is restarted knows the id of its last message
-// no longer than the duplicate window; the service goes on behind it all the same.
-func TestOldTail(t *testing.T) {
+// TestAgedOut: events that were stored and have aged out of the stream are not
+// stored again when Postgres forgets in a crash that they were confirmed.
+func TestAgedOut(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, migrations.EngineNewest)
-	f := newForgetful(w)
-	await(t, "NATS to be ready", func() (bool, string) {
-		_, err := w.js.AccountInfo(context.Background())
-		return err == nil, "no answer"
-	})
-	const window = 100 * time.Millisecond
-	w.createStream(func(c *jetstream.StreamConfig) { c.Duplicates = window })
-	o := newOracle(w)
-	p := w.run()
+	a := newArena(t, 1, 1)
+	a.env["FFSTREAM_STREAM_MAX_AGE"] = "1s"
+	a.startService()
+	a.awaitActive(a.service)
 	e := &engine.Engine{Version: engine.Newest}
 	story := &engine.StoriesOf(engine.Newest)[0]
-	w.play(e, story, engine.Exec{Partition: 1, ID: uuid.New()})
-	w.caughtUp(p)
-	f.Kill()
-	killed := time.Now()
-	await(t, "the duplicate window to pass", func() (bool, string) { return time.Since(killed) > 2*window, "" })
-	f.start()
-	w.play(e, story, engine.Exec{Partition: 2, ID: uuid.New()})
-	w.caughtUp(p)
-	o.compare()
-	p.stop()
+	state := func() jetstream.StreamState {
+		stream, err := a.js.Stream(context.Background(), a.stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream.CachedInfo().State
+	}
+	a.play(e, story, engine.Exec{Partition: 1, ID: uuid.New()})
+	a.caughtUp(a.service)
+	await(t, "the stream to forget its messages", func() (bool, string) { s := state(); return s.Msgs == 0 && s.LastSeq == 3, "" })
+	if err := a.pg.Stop("immediate"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.pg.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	a.db.Pool.Reset()
+	a.awaitActive(a.service)
+	a.play(e, story, engine.Exec{Partition: 2, ID: uuid.New()})
+	a.caughtUp(a.service)
+	if last := state().LastSeq; last != 6 {
+		t.Errorf("%d messages were stored, want 6", last)
+	}
+	a.service.stop()
 }
 
 // TestRestoredDatabase: a database that was put back to an earlier state and has

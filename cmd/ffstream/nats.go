@@ -22,6 +22,8 @@ func connectNATS(url string, log *slog.Logger) (*nats.Conn, error) {
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(500*time.Millisecond),
 		nats.ReconnectBufSize(-1),
+		nats.IgnoreAuthErrorAbort(),        // a password may be rotated here first
+		nats.FlusherTimeout(5*time.Second), // a publish into a broker that stopped reading ends
 		nats.Timeout(5*time.Second),
 		nats.PingInterval(5*time.Second),
 		nats.MaxPingsOutstanding(2),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -97,6 +98,9 @@ type lookup struct {
 	source *source
 }
 
+// lookupTimeout bounds one look-up.
+const lookupTimeout = 5 * time.Second
+
 const lookupSQL = `SELECT raw_fields::text, blocking_reason, cancellation_reason, cancelled_by
 	FROM ff_exec_core WHERE partition_key = $1 AND execution_id = $2`
 
@@ -105,9 +109,19 @@ func (l lookup) Row(partition int16, id uuid.UUID) (normalize.LookedUp, bool, er
 	var row normalize.LookedUp
 	var raw string
 	var blocking, reason, by *string
-	err := l.source.use(l.ctx, func(c *pgx.Conn) error {
-		return c.QueryRow(l.ctx, lookupSQL, partition, [16]byte(id)).Scan(&raw, &blocking, &reason, &by)
-	})
+	query := func() error {
+		// The connection is idle for long, so what stands between may have
+		// forgotten it without a word.
+		ctx, cancel := context.WithTimeout(l.ctx, lookupTimeout)
+		defer cancel()
+		return l.source.use(ctx, func(c *pgx.Conn) error {
+			return c.QueryRow(ctx, lookupSQL, partition, [16]byte(id)).Scan(&raw, &blocking, &reason, &by)
+		})
+	}
+	err := query()
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) && l.ctx.Err() == nil {
+		err = query() // over a new connection, if that was the reason
+	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		return row, false, nil
 	}

@@ -118,6 +118,9 @@ func (n *Normalizer) Row(m *pgoutput.Message) error {
 	if rel == nil {
 		return nil
 	}
+	if rel.leaf != "" {
+		return fmt.Errorf("%w: a row came under the name of the leaf %s: the publication has publish_via_partition_root off: run: ffstream migrate", ErrColumn, rel.leaf)
+	}
 	var err error
 	if rel.table == coreTable {
 		n.stats.CoreRows++
@@ -144,7 +147,7 @@ func (n *Normalizer) Truncate(t *pgoutput.Truncate) error {
 		switch {
 		case !ok:
 			return fmt.Errorf("read truncate: %w: relation %d was not described", errOrder, id)
-		case rel == nil:
+		case rel == nil || rel.leaf != "":
 		case rel.table == coreTable:
 			n.truncateCore()
 		default:

@@ -23,6 +23,7 @@ const (
 
 // relation says where the columns of a table stand in its tuples.
 type relation struct {
+	leaf    string // its name, when it is a leaf: then no row may name it
 	table   string // coreTable or attemptTable
 	columns int
 	at      []int // by column constant; -1 when absent
@@ -90,6 +91,9 @@ func (n *Normalizer) Relation(r *pgoutput.Relation) error {
 			ErrReplicaIdentity, r.Namespace, r.Name, r.ReplicaIdentity)
 	}
 	n.relations[r.ID] = nil
+	if isLeaf(r.Name, coreTable) || isLeaf(r.Name, attemptTable) {
+		n.relations[r.ID] = &relation{leaf: r.Name}
+	}
 	return nil
 }
 

@@ -71,7 +71,8 @@ func (g *gather) event(i int) encoded {
 	return encoded{g.bytes[s.start:s.subject], g.bytes[s.subject:s.id], g.bytes[s.id:s.position], g.bytes[s.position:s.body]}
 }
 
-// drop forgets the first n events, which make whole transactions.
+// drop forgets the first n events, none of them of the transaction that is being
+// added.
 func (g *gather) drop(n int) {
 	if n == len(g.events) {
 		if cap(g.bytes) > keepBytes {

@@ -199,10 +199,10 @@ func (p *Publisher) sendComplete(ctx context.Context) error {
 			if err := p.sendBatch(n); err != nil {
 				return err
 			}
+			p.gather.drop(n)
 		} else if err := p.sendSingles(ctx, n); err != nil {
 			return err
 		}
-		p.gather.drop(n)
 	}
 	return nil
 }
@@ -239,10 +239,13 @@ func (p *Publisher) Overdue(now time.Time) error {
 	return fmt.Errorf("%w: no acknowledgement of message %d within %s", ErrAmbiguous, p.pending[0].seq, p.cfg.AckTimeout)
 }
 
+// sendSingles sends the first n events one by one and takes them out of the
+// gather, as far as it came: what was sent must not be sent again by Drain.
 func (p *Publisher) sendSingles(ctx context.Context, n int) error {
 	unasked := 0 // bytes of messages since the last that asked for an answer
 	for i := range n {
 		if err := p.room(ctx, 1); err != nil {
+			p.gather.drop(i)
 			return err
 		}
 		e := p.gather.event(i)
@@ -267,6 +270,7 @@ func (p *Publisher) sendSingles(ctx context.Context, n int) error {
 			unasked = 0
 		}
 	}
+	p.gather.drop(n)
 	return nil
 }
 

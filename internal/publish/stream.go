@@ -271,7 +271,7 @@ func (s *Stream) parseTail(tail Tail, msg *jetstream.RawStreamMsg) (Tail, error)
 	text := msg.Header.Get(jetstream.MsgIDHeader)
 	id, err := ffstream.ParseEventID(text)
 	if err != nil || msg.Header.Get(ffstream.HeaderPosition) != id.Position.String() {
-		return Tail{}, fmt.Errorf("%w: message %d of stream %s (subject %s) is no event of ffstream: another writer uses its subjects: stop it and delete what it wrote, or name another stream (--stream)",
+		return Tail{}, fmt.Errorf("%w: message %d of stream %s (subject %s) is no event of ffstream: another writer uses its subjects: stop it, and name another stream (--stream)",
 			ErrStreamForeign, tail.Sequence, s.cfg.Stream, msg.Subject)
 	}
 	if id.System != s.cfg.SystemID {

@@ -123,30 +123,35 @@ func (s *Shard) openStream(ctx context.Context, source *repl.Stream) (*publish.S
 	if err != nil {
 		return nil, err
 	}
-	return nil, fmt.Errorf("%w: replication slot %s does not exist, and stream %s ends at %s (sequence %d): transitions committed since are lost to it. "+
+	return nil, s.twice(fmt.Errorf("%w: replication slot %s does not exist, and stream %s ends at %s (sequence %d): transitions committed since are lost to it. "+
 		"Either restore the slot with the database, or begin a new stream: name another one (--stream) or delete this one",
-		ErrGap, s.cfg.Source.Slot, sink.Stream, tail.Position, tail.Sequence)
+		ErrGap, s.cfg.Source.Slot, sink.Stream, tail.Position, tail.Sequence))
 }
 
-// errBehind: the stream ends behind the log's end as it was when the session
-// began. The next session knows whether that is so.
-var errBehind = errors.New("the stream is ahead of what is known of the log")
+// errUnsure wraps what may be a gap, or what another process has just done: the
+// slot was looked at before it was taken. The next session looks again.
+var errUnsure = errors.New("looking again")
+
+// twice gives a gap when the previous session found the same, and is unsure else.
+func (s *Shard) twice(gap error) error {
+	if s.suspect == gap.Error() {
+		return gap
+	}
+	s.suspect = gap.Error()
+	return fmt.Errorf("%w: %s", errUnsure, gap.Error())
+}
 
 // checkTail refuses a database that has not reached what the stream holds: it
 // was restored from a backup, or is a standby that was promoted too early. The
 // log's end was read before the slot was taken, so another process may have
-// published since: only a tail that two sessions find ahead is.
+// published since.
 func (s *Shard) checkTail(source *repl.Stream, tail publish.Tail) error {
 	if tail.Position.Commit < source.System().End {
 		return nil
 	}
-	if s.ahead != tail.Position {
-		s.ahead = tail.Position
-		return fmt.Errorf("%w: it ends at %s, and the log ended at %s", errBehind, tail.Position, source.System().End)
-	}
-	return fmt.Errorf("%w: stream %s ends at %s, and the database's log ends at %s: the database was restored or lost its latest transactions. "+
+	return s.twice(fmt.Errorf("%w: stream %s ends at %s, which the database's log has not reached: the database was restored or lost its latest transactions. "+
 		"Either bring back the database that the stream follows, or begin a new stream (--stream) with a new slot (--slot)",
-		ErrGap, s.cfg.Sink.Stream, tail.Position, source.System().End)
+		ErrGap, s.cfg.Sink.Stream, tail.Position))
 }
 
 // checkForgotten looks for events that the broker acknowledged to this process
@@ -170,6 +175,9 @@ func (s *Shard) checkForgotten(source *repl.Stream, tail publish.Tail) error {
 func (s *Shard) newSession(ctx context.Context, source *repl.Stream, pub *publish.Publisher, tail publish.Tail) *session {
 	ss := &session{shard: s, source: source, pub: pub, events: make(map[ffstream.PublicState]uint64)}
 	ss.position = tail.Position
+	if !tail.Stored && tail.Sequence == s.last.sequence {
+		ss.position = s.last.position
+	}
 	if source.Slot().Confirmed <= tail.Position.Commit {
 		ss.expect = tail.Position.Commit
 	}
@@ -180,6 +188,9 @@ func (s *Shard) newSession(ctx context.Context, source *repl.Stream, pub *publis
 		Source:   "/ffstream/" + s.cfg.Source.Slot,
 		Identity: s.cfg.Identity,
 		Skip:     tail.Position,
+	}
+	if !tail.Stored && tail.Sequence == s.last.sequence {
+		cfg.Skip = s.last.position // what aged out was stored all the same
 	}
 	if s.cfg.Lookup != nil {
 		cfg.Lookup = s.cfg.Lookup(ctx)
@@ -211,7 +222,7 @@ func (ss *session) run(ctx context.Context) error {
 	stopReading()
 	for range ended { // A owns the connection until it has ended
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // a publisher that failed has nothing more to say
 		err = ss.drain(ctx)
 	}
 	ss.report()
@@ -236,8 +247,8 @@ func (ss *session) follow(ctx context.Context, batches <-chan *repl.Batch, ended
 			if err := ss.pub.Overdue(now); err != nil {
 				return err
 			}
-			ss.confirm() // what was held back may be due
-			if !ss.shard.nc.IsConnected() {
+			ss.confirm()                    // what was held back may be due
+			if !ss.shard.nc.IsConnected() { // also when it was closed for good, which Run looks at
 				return fmt.Errorf("%w: connection lost", publish.ErrUnavailable)
 			}
 			ss.report()
@@ -265,6 +276,11 @@ func (ss *session) batch(ctx context.Context, b *repl.Batch) error {
 		ss.serverEnd = max(ss.serverEnd, frame.End)
 		if frame.WAL == nil {
 			if !ss.inTx {
+				if ss.expect != 0 && frame.End > ss.expect { // sent past the place where the commit must be
+					if err := ss.meet(frame.End); err != nil {
+						return err
+					}
+				}
 				ss.received = max(ss.received, frame.End)
 				ss.ledger.commit(frame.End, ss.pub.Sequence())
 			}
@@ -300,6 +316,9 @@ func (ss *session) confirm() {
 	ss.ledger.ack(ss.pub.Acked())
 	held := &ss.shard.held
 	held.stored = max(held.stored, ss.pub.Acked())
+	if ss.pub.InFlight() == 0 && !ss.inTx {
+		ss.shard.last = stored{ss.pub.Acked(), ss.position}
+	}
 	now := time.Now()
 	if ss.ledger.confirmable > ss.noted {
 		ss.noted = ss.ledger.confirmable
@@ -359,9 +378,9 @@ func (ss *session) meet(commit ffstream.LSN) error {
 		return nil
 	}
 	if commit != ss.expect {
-		return fmt.Errorf("%w: stream %s ends with an event that was committed at %s, and the database's log has no commit there: the database was restored and has gone on differently. "+
+		return ss.shard.twice(fmt.Errorf("%w: stream %s ends with an event that was committed at %s, and the database's log has no commit there: the database was restored and has gone on differently. "+
 			"Either bring back the database that the stream follows, or begin a new stream (--stream) with a new slot (--slot)",
-			ErrGap, ss.shard.cfg.Sink.Stream, ss.expect)
+			ErrGap, ss.shard.cfg.Sink.Stream, ss.expect))
 	}
 	ss.expect = 0
 	return nil

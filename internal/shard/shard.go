@@ -55,11 +55,19 @@ type Shard struct {
 	cfg   Config
 	nc    *nats.Conn // the caller's; it must reconnect for ever and buffer nothing
 	board board
-	ahead ffstream.Position // a tail that the previous session found ahead of the log
-	held  holdback          // the running session's, one after the other
+	held  holdback // the running session's, one after the other
+	last  stored   // when everything was acknowledged last
+	// suspect is the gap that the previous session believed to see.
+	suspect string
 	// established: a session reached the streaming state once, so the
 	// configuration was right then.
 	established bool
+}
+
+// stored is a message of the stream and its event's position.
+type stored struct {
+	sequence uint64
+	position ffstream.Position
 }
 
 // New returns a shard that publishes over nc. It starts nothing.
@@ -105,10 +113,16 @@ func (s *Shard) Run(ctx context.Context) error {
 		if s.fatal(err) {
 			return s.explain(err)
 		}
+		if s.nc.IsClosed() {
+			return fmt.Errorf("the NATS client gave its connection up: %w", errors.Join(s.nc.LastError(), err))
+		}
+		if errors.Is(err, repl.ErrSlotBusy) {
+			s.established = true // both ends were opened and checked: what a holder survives a standby does too
+		}
 		if active && (s.held.stored > stored || time.Since(began) > s.cfg.MaxBackoff) {
 			// It got on. One that only began, into a full stream for instance, did not.
 			delay.Reset()
-			said = ""
+			said, s.suspect = "", ""
 		}
 		wait := delay.NextBackOff()
 		role := RoleConnecting
@@ -122,7 +136,9 @@ func (s *Shard) Run(ctx context.Context) error {
 			b.Role, b.LastError = role, err.Error()
 			b.Retries++
 		})
-		if cause := causeOf(err); cause != said {
+		if cause := causeOf(err); errors.Is(err, errUnsure) {
+			s.cfg.Log.Debug(err.Error())
+		} else if cause != said {
 			said = cause
 			s.cfg.Log.Warn(waitingFor(role), "error", err)
 		}
