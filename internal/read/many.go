@@ -73,10 +73,10 @@ func (a *asked) each(row keyRow, f func(i int)) {
 func States(ctx context.Context, q Querier, ids []ffstream.ExecutionID, set func(i int, state ffstream.PublicState, err error)) error {
 	const op = "read execution states"
 	var row stateRow
-	return many(ctx, q, ids, statements{op, statesSQL, spreadStatesSQL}, row.appendTo, func(i int) {
+	return many(ctx, q, ids, batch{op, statesSQL, spreadStatesSQL, row.appendTo, func(i int) {
 		v, err := row.evaluate(ids[i])
 		set(i, v.Vector.PublicState, explain(op, ids[i], err))
-	})
+	}})
 }
 
 // Infos reads what ffstream.ExecutionInfo has of many executions in one
@@ -84,35 +84,41 @@ func States(ctx context.Context, q Querier, ids []ffstream.ExecutionID, set func
 func Infos(ctx context.Context, q Querier, ids []ffstream.ExecutionID, set func(i int, info ffstream.ExecutionInfo, err error)) error {
 	const op = "read execution infos"
 	var row infoRow
-	return many(ctx, q, ids, statements{op, infosSQL, spreadInfosSQL}, row.appendTo, func(i int) {
+	return many(ctx, q, ids, batch{op, infosSQL, spreadInfosSQL, row.appendTo, func(i int) {
 		info, err := row.info(ids[i])
 		set(i, info, explain(op, ids[i], err))
-	})
+	}})
 }
 
-// statements reads many executions: of one partition, or spread over several.
-type statements struct{ op, together, spread string }
+// batch is a read of many executions.
+type batch struct {
+	op       string
+	together string               // the statement for one partition
+	spread   string               // the statement for several
+	dest     func(to []any) []any // appends where a row's columns go, behind its key
+	found    func(i int)          // told of each place of the row in dest
+}
 
-func many(ctx context.Context, q Querier, ids []ffstream.ExecutionID, s statements, dest func([]any) []any, found func(i int)) error {
+func many(ctx context.Context, q Querier, ids []ffstream.ExecutionID, b batch) error {
 	if len(ids) == 0 {
 		return nil
 	}
 	a := ask(ids)
-	sql := s.together
+	sql := b.together
 	args, spread := a.args()
 	if spread {
-		sql = s.spread
+		sql = b.spread
 	}
 	rows, err := q.Query(ctx, sql, args...)
 	if err == nil {
 		var row keyRow
-		_, err = pgx.ForEachRow(rows, dest([]any{&row.partition, &row.id}), func() error {
-			a.each(row, found)
+		_, err = pgx.ForEachRow(rows, b.dest([]any{&row.partition, &row.id}), func() error {
+			a.each(row, b.found)
 			return nil
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.op, remedy(err))
+		return fmt.Errorf("%s: %w", b.op, remedy(err))
 	}
 	return nil
 }
