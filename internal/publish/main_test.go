@@ -22,9 +22,12 @@ import (
 
 func TestMain(m *testing.M) {
 	code := testenv.Main(m.Run)
-	// The server's own: a mirror that waits up to ten seconds for its consumer.
-	mirror := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*stream).setupMirrorConsumer.func3")
-	if err := goleak.Find(mirror); code == 0 && err != nil {
+	// The server's own: a mirror or source that waits up to ten seconds for its
+	// consumer.
+	const server = "github.com/nats-io/nats-server/v2/server.(*stream)."
+	mirror := goleak.IgnoreAnyFunction(server + "setupMirrorConsumer.func3")
+	source := goleak.IgnoreAnyFunction(server + "trySetupSourceConsumer.func3")
+	if err := goleak.Find(mirror, source); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
