@@ -21,7 +21,7 @@ run: postgres build ## Set up and run the demo on real servers
 
 .PHONY: test
 test: postgres ## Set up and pass all tests
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -count=1 -timeout 20m ./...
 
 .PHONY: lint
 lint: ## Run the linters
