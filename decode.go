@@ -38,6 +38,11 @@ func ParseEvent(body []byte) (Event, error) {
 		}
 		e.FlowID = Some(flow)
 	}
+	if w.Type == TypeGap {
+		if e.Gap, err = w.Data.gap(); err != nil {
+			return Event{}, fmt.Errorf("parse event %s: %w", w.ID, err)
+		}
+	}
 	return e, nil
 }
 
@@ -92,6 +97,7 @@ type wireData struct {
 	Column              string            `json:"column"`
 	Literal             string            `json:"literal"`
 	Tx                  wireTx            `json:"tx"`
+	wireGap
 }
 
 type wireVector struct {

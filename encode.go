@@ -24,6 +24,8 @@ func (e *Event) AppendJSON(b []byte) []byte {
 	b = e.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
 	b = append(b, `","datacontenttype":"application/json","data":{`...)
 	switch e.Type {
+	case TypeGap:
+		return append(e.Gap.appendJSON(b), "}}"...)
 	case TypeCorrupt:
 		b = e.appendCorrupt(b)
 	case TypeTruncated:

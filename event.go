@@ -31,7 +31,7 @@ const DefaultSubjectPrefix = "ff"
 //
 // Type decides which fields mean something. TypeTransitioned has all but
 // Corrupt. TypeCorrupt has ExecutionID, LaneID where it is known, Corrupt and
-// Tx. TypeTruncated has Tx alone.
+// Tx. TypeTruncated has Tx alone, TypeGap Gap alone.
 type Event struct {
 	ID     EventID
 	Type   string
@@ -78,6 +78,7 @@ type Event struct {
 	Tags               []Tag // sorted by key; string values only
 
 	Corrupt Corruption
+	Gap     *Gap // of TypeGap, and nil of all others
 	Tx      Tx
 }
 
@@ -117,7 +118,7 @@ func (e *Event) Terminal() bool { return e.To.Terminal() }
 
 // Subject is the subject of the event's message under a prefix:
 // <prefix>.exec.<partition>.<namespace>.<lane>.<state>,
-// <prefix>.corrupt.<partition> or <prefix>.truncated.
+// <prefix>.corrupt.<partition>, <prefix>.truncated or <prefix>.gap.
 func (e *Event) Subject(prefix string) string { return string(e.AppendSubject(nil, prefix)) }
 
 // AppendSubject appends the form of Subject to b.
@@ -129,6 +130,8 @@ func (e *Event) AppendSubject(b []byte, prefix string) []byte {
 		return strconv.AppendUint(b, uint64(e.ExecutionID.partition), 10)
 	case TypeTruncated:
 		return append(b, ".truncated"...)
+	case TypeGap:
+		return append(b, ".gap"...)
 	}
 	b = append(b, ".exec."...)
 	b = strconv.AppendUint(b, uint64(e.ExecutionID.partition), 10)

@@ -116,6 +116,11 @@ func TestOtherBodies(t *testing.T) {
 	corrupt.Corrupt = ffstream.Corruption{Column: "attempt_state", Literal: `in"it`}
 	truncated := base
 	truncated.Type = ffstream.TypeTruncated
+	gap := base
+	gap.Type = ffstream.TypeGap
+	gap.Gap = &ffstream.Gap{Reason: ffstream.GapSlotMoved, Detail: `a "b"`, After: ffstream.Some(ffstream.Position{Commit: 1, Index: 2}), AfterSequence: 7, ResumesAt: 0x20}
+	first := gap
+	first.Gap = &ffstream.Gap{Reason: ffstream.GapStreamMissing, ResumesAt: 1}
 	purged := withRow
 	purged.Type, purged.To, purged.Candidate, purged.EvidenceMissing = ffstream.TypeTransitioned, ffstream.StatePurged, true, true
 	purged.FlowID = ffstream.Some(uuid.MustParse(hyphenated))
@@ -128,6 +133,8 @@ func TestOtherBodies(t *testing.T) {
 	}{
 		{corrupt, head + ffstream.TypeCorrupt + `",` + subject + clock + row + `"lane_id":"default","column":"attempt_state","literal":"in\"it",` + tail},
 		{truncated, head + ffstream.TypeTruncated + `",` + clock + `"table":"ff_exec_core",` + tail},
+		{gap, head + ffstream.TypeGap + `",` + clock + `"reason":"slot_moved","detail":"a \"b\"","after":"0000000000000001/0002","after_sequence":7,"resumes_at":"0/20"}}`},
+		{first, head + ffstream.TypeGap + `",` + clock + `"reason":"stream_missing","detail":"","after":null,"after_sequence":0,"resumes_at":"0/1"}}`},
 		{purged, head + ffstream.TypeTransitioned + `",` + subject + clock + row + `"flow_id":"` + hyphenated + `","namespace":"","lane_id":"","execution_kind":"",` +
 			`"priority":-2147483648,"from":null,"to":"purged","terminal":false,"state_vector":{"lifecycle_phase":null,"ownership_state":null,` +
 			`"eligibility_state":null,"blocking_reason":null,"terminal_outcome":null,"attempt_state":null,"public_state":null},` +
@@ -136,6 +143,9 @@ func TestOtherBodies(t *testing.T) {
 	} {
 		if got := string(tc.e.AppendJSON(nil)); got != tc.want {
 			t.Errorf("encoded\n%s, want\n%s", got, tc.want)
+		}
+		if again, err := ffstream.ParseEvent([]byte(tc.want)); err != nil || !reflect.DeepEqual(again.Gap, tc.e.Gap) {
+			t.Errorf("%s: read as %+v, %v", tc.want, again.Gap, err)
 		}
 	}
 }
@@ -154,6 +164,7 @@ func TestSubjects(t *testing.T) {
 			"ff.exec.0.a%2Eb.%3E%20%2A.waiting_children"},
 		{ffstream.Event{Type: ffstream.TypeCorrupt, ExecutionID: id, LaneID: "default"}, "ff.corrupt.65535"},
 		{ffstream.Event{Type: ffstream.TypeTruncated}, "ff.truncated"},
+		{ffstream.Event{Type: ffstream.TypeGap}, "ff.gap"},
 	} {
 		if got := tc.e.Subject(ffstream.DefaultSubjectPrefix); got != tc.want {
 			t.Errorf("%s, want %s", got, tc.want)
