@@ -2,7 +2,6 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -58,6 +57,10 @@ type Publisher struct {
 	singles  int // answers outstanding for single messages
 	batchSeq int // atomic batches of this publisher, for their ids
 
+	noteSubject  string
+	noteRevision uint64
+	noting       time.Time // when the note that waits for its answer was written; zero: none does
+
 	single, batch nats.Msg // reused for every message
 }
 
@@ -78,6 +81,7 @@ func (s *Stream) Resume(tail Tail) (*Publisher, error) {
 		inbox:  s.nc.NewRespInbox() + ".",
 		gather: gather{limit: s.bodyLimit()},
 		sent:   tail.Sequence, acked: tail.Sequence,
+		noteSubject: s.noteSubject(), noteRevision: s.noteRevision,
 		single: nats.Msg{Header: nats.Header{}}, batch: nats.Msg{Header: nats.Header{}},
 	}
 	for _, m := range []*nats.Msg{&p.single, &p.batch} {
@@ -219,7 +223,7 @@ func (p *Publisher) room(ctx context.Context, n int) error {
 
 // wait takes one answer, or fails when it is overdue.
 func (p *Publisher) wait(ctx context.Context) error {
-	timer := time.NewTimer(time.Until(p.pending[0].at.Add(p.cfg.AckTimeout)))
+	timer := time.NewTimer(time.Until(p.oldest().Add(p.cfg.AckTimeout)))
 	defer timer.Stop()
 	select {
 	case m := <-p.acks:
@@ -231,8 +235,19 @@ func (p *Publisher) wait(ctx context.Context) error {
 	}
 }
 
+// oldest is when what waits longest for its answer was sent.
+func (p *Publisher) oldest() time.Time {
+	if len(p.pending) > 0 && (!p.Noting() || p.pending[0].at.Before(p.noting)) {
+		return p.pending[0].at
+	}
+	return p.noting
+}
+
 // Overdue returns ErrAmbiguous when an answer is later than AckTimeout.
 func (p *Publisher) Overdue(now time.Time) error {
+	if p.Noting() && now.Sub(p.noting) >= p.cfg.AckTimeout {
+		return fmt.Errorf("%w: no acknowledgement of the note within %s", ErrAmbiguous, p.cfg.AckTimeout)
+	}
 	if len(p.pending) == 0 || now.Sub(p.pending[0].at) < p.cfg.AckTimeout {
 		return nil
 	}
@@ -348,31 +363,25 @@ func (p *Publisher) Ack(ctx context.Context, m *nats.Msg) error {
 }
 
 func (p *Publisher) ack(m *nats.Msg) error {
-	asked, err := strconv.ParseUint(m.Subject[len(p.inbox):], 36, 64)
+	what := m.Subject[len(p.inbox):]
+	if m.Header.Get("Status") == "503" {
+		return fmt.Errorf("acknowledge message %s: %w: no responders", what, ErrUnavailable)
+	}
+	if what == noteReply {
+		return p.ackNote(m.Data)
+	}
+	asked, err := strconv.ParseUint(what, 36, 64)
 	if err != nil {
 		return fmt.Errorf("read acknowledgement: subject %s has no sequence", m.Subject)
 	}
-	if m.Header.Get("Status") == "503" {
-		return fmt.Errorf("acknowledge message %d: %w: no responders", asked, ErrUnavailable)
+	answer, err := parseAck(m.Data)
+	if err != nil {
+		return fmt.Errorf("acknowledge message %d: %w", asked, err)
 	}
-	var answer struct {
-		Error *struct {
-			Code        int    `json:"code"`
-			ErrCode     int    `json:"err_code"`
-			Description string `json:"description"`
-		} `json:"error"`
-		Sequence  uint64 `json:"seq"`
-		Duplicate bool   `json:"duplicate"`
-	}
-	if err := json.Unmarshal(m.Data, &answer); err != nil {
-		return fmt.Errorf("acknowledge message %d: %w: %w", asked, ErrAmbiguous, err)
-	}
-	switch {
-	case answer.Error != nil:
-		return fmt.Errorf("acknowledge message %d: %w", asked, classifyCode(answer.Error.ErrCode, answer.Error.Code, answer.Error.Description, ErrAmbiguous))
-	case answer.Duplicate:
+	if answer.Duplicate {
 		return fmt.Errorf("acknowledge message %d: %w: it was stored before as %d", asked, ErrAmbiguous, answer.Sequence)
-	case answer.Sequence != asked:
+	}
+	if answer.Sequence != asked {
 		return fmt.Errorf("acknowledge message %d: %w: it was stored as %d", asked, ErrAmbiguous, answer.Sequence)
 	}
 	n := 0

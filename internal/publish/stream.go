@@ -67,6 +67,16 @@ type Tail struct {
 	Sequence uint64            // of the last message ever stored; 0: none ever was
 	Stored   bool              // that message is still there
 	Position ffstream.Position // its position, when Stored
+	Gap      bool              // it is the event of an accepted gap, when Stored
+	State    State
+}
+
+// State is what tells whether somebody else removed messages.
+type State struct {
+	First   uint64 // sequence of the first message; behind the last when there is none
+	Deleted int    // messages missing between the first and the last sequence
+	MaxAge  time.Duration
+	Limited bool // the stream drops its oldest messages before their age, by size or number
 }
 
 // Stream is a stream whose configuration was checked.
@@ -79,9 +89,12 @@ type Stream struct {
 	// Warnings are differences from what Open would have created that leave the
 	// promise whole. Each names the field.
 	Warnings []string
-	lastSeq  uint64
+	// Created: Open created the stream.
+	Created bool
+	lastSeq uint64
 
-	maxMsgSize int32 // of the stream, with headers; below 1 there is no limit
+	maxMsgSize   int32  // of the stream, with headers; below 1 there is no limit
+	noteRevision uint64 // of the note that was read or written last; 0: there is none
 }
 
 // Open finds the stream, or creates it when create is true, and checks that it
@@ -107,6 +120,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 			return nil, fmt.Errorf("%w: stream %s does not exist, but slot %s does, so it existed once: everything that it held is lost", ErrStreamLost, cfg.Stream, cfg.Slot)
 		}
 		stream, err = js.CreateStream(ctx, s.promised())
+		s.Created = err == nil
 	}
 	if errors.Is(err, nats.ErrNoResponders) { // nobody serves JetStream's API
 		err = fmt.Errorf("%w: %w", jetstream.ErrJetStreamNotEnabled, err)
@@ -122,7 +136,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 	if err := s.check(info); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, s.openBucket(ctx, info.Config.Replicas)
 }
 
 // serverName is the address of the server without what may be secret in its URL.
@@ -237,34 +251,81 @@ func (s *Stream) LastSequence() uint64 { return s.lastSeq }
 // ReadTail reads the stream's end from its leader. Direct reads would do for
 // nothing here: any replica answers them.
 func (s *Stream) ReadTail(ctx context.Context) (Tail, error) {
+	tail, err := s.readTail(ctx)
+	if err != nil && !errors.Is(err, ErrStreamForeign) {
+		return Tail{}, fmt.Errorf("read tail of stream %s: %w", s.cfg.Stream, classify(err))
+	}
+	return tail, err
+}
+
+func (s *Stream) readTail(ctx context.Context) (Tail, error) {
 	for {
-		stream, err := s.js.Stream(ctx, s.cfg.Stream)
+		state, err := s.state(ctx)
 		if err != nil {
-			return Tail{}, fmt.Errorf("read tail of stream %s: %w", s.cfg.Stream, classify(err))
+			return Tail{}, err
 		}
-		state := stream.CachedInfo().State
-		tail := Tail{Sequence: state.LastSeq}
+		tail := Tail{Sequence: state.LastSeq, State: state.State}
 		if state.Msgs == 0 {
 			return tail, nil
 		}
-		msg, err := s.getMessage(ctx, state.LastSeq)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			// It was removed between the two requests, or deleted by hand. A
-			// look at what is left tells which.
-			again, err := s.js.Stream(ctx, s.cfg.Stream)
-			if err != nil {
-				return Tail{}, fmt.Errorf("read tail of stream %s: %w", s.cfg.Stream, classify(err))
-			}
-			if now := again.CachedInfo().State; now.LastSeq == state.LastSeq && now.Msgs == state.Msgs {
-				return Tail{}, fmt.Errorf("%w: the last message of stream %s (sequence %d) was deleted: what it held cannot be known", ErrStreamLost, s.cfg.Stream, state.LastSeq)
-			}
-			continue
+		msg, err := s.getMessage(ctx, s.cfg.Stream, messageRequest{Sequence: state.LastSeq})
+		if err == nil {
+			return s.parseTail(tail, msg)
 		}
-		if err != nil {
-			return Tail{}, fmt.Errorf("read tail of stream %s: %w", s.cfg.Stream, classify(err))
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return Tail{}, err
 		}
-		return s.parseTail(tail, msg)
+		// It was removed between the two requests, or before by hand. A look at
+		// what is left tells which.
+		if again, err := s.state(ctx); err != nil || again == state {
+			return tail, err
+		}
 	}
+}
+
+// streamState is State with what is for this package alone.
+type streamState struct {
+	State
+	LastSeq, Msgs uint64
+}
+
+func (s *Stream) state(ctx context.Context) (streamState, error) {
+	stream, err := s.js.Stream(ctx, s.cfg.Stream)
+	if err != nil {
+		return streamState{}, err
+	}
+	info := stream.CachedInfo()
+	c := &info.Config
+	return streamState{
+		State: State{
+			First: info.State.FirstSeq, Deleted: info.State.NumDeleted, MaxAge: c.MaxAge,
+			Limited: c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0),
+		},
+		LastSeq: info.State.LastSeq, Msgs: info.State.Msgs,
+	}, nil
+}
+
+// ReadState looks at the stream without its messages.
+func (s *Stream) ReadState(ctx context.Context) (State, error) {
+	state, err := s.state(ctx)
+	if err != nil {
+		return State{}, fmt.Errorf("read state of stream %s: %w", s.cfg.Stream, classify(err))
+	}
+	return state.State, nil
+}
+
+// ReadPosition reads the position of the event that the stream holds at a
+// sequence; false when it holds none there.
+func (s *Stream) ReadPosition(ctx context.Context, sequence uint64) (ffstream.Position, bool, error) {
+	msg, err := s.getMessage(ctx, s.cfg.Stream, messageRequest{Sequence: sequence})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return ffstream.Position{}, false, nil
+	}
+	if err != nil {
+		return ffstream.Position{}, false, fmt.Errorf("read message %d of stream %s: %w", sequence, s.cfg.Stream, classify(err))
+	}
+	tail, err := s.parseTail(Tail{Sequence: sequence}, msg)
+	return tail.Position, err == nil, err
 }
 
 func (s *Stream) parseTail(tail Tail, msg *jetstream.RawStreamMsg) (Tail, error) {
@@ -279,27 +340,39 @@ func (s *Stream) parseTail(tail Tail, msg *jetstream.RawStreamMsg) (Tail, error)
 			ErrStreamForeign, tail.Sequence, s.cfg.Stream, id.System, s.cfg.SystemID)
 	}
 	tail.Stored, tail.Position = true, id.Position
+	tail.Gap = msg.Subject == s.cfg.Prefix+".gap"
 	return tail, nil
 }
 
-// getMessage asks the stream's leader for one message.
-func (s *Stream) getMessage(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, error) {
+// messageRequest says which message: one of the two.
+type messageRequest struct {
+	Sequence      uint64 `json:"seq,omitempty"`
+	LastBySubject string `json:"last_by_subj,omitempty"`
+}
+
+// getMessage asks a stream's leader for one message.
+func (s *Stream) getMessage(ctx context.Context, stream string, which messageRequest) (*jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	request := fmt.Appendf(nil, `{"seq":%d}`, seq)
-	reply, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+s.cfg.Stream, request)
+	request, err := json.Marshal(which)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, request)
 	if err != nil {
 		return nil, err
 	}
 	var response struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message *struct {
-			Subject string `json:"subject"`
-			Header  []byte `json:"hdrs"`
+			Subject  string `json:"subject"`
+			Sequence uint64 `json:"seq"`
+			Header   []byte `json:"hdrs"`
+			Data     []byte `json:"data"`
 		} `json:"message"`
 	}
 	if err := json.Unmarshal(reply.Data, &response); err != nil {
-		return nil, fmt.Errorf("read message %d: %w", seq, err)
+		return nil, fmt.Errorf("read message: %w", err)
 	}
 	if response.Error != nil {
 		if response.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
@@ -308,12 +381,13 @@ func (s *Stream) getMessage(ctx context.Context, seq uint64) (*jetstream.RawStre
 		return nil, response.Error
 	}
 	if response.Message == nil {
-		return nil, fmt.Errorf("read message %d: the server's answer holds none", seq)
+		return nil, errors.New("read message: the server's answer holds none")
 	}
-	msg := &jetstream.RawStreamMsg{Subject: response.Message.Subject, Sequence: seq, Header: nats.Header{}}
-	if len(response.Message.Header) > 0 {
-		if msg.Header, err = nats.DecodeHeadersMsg(response.Message.Header); err != nil {
-			return nil, fmt.Errorf("read message %d: %w", seq, err)
+	m := response.Message
+	msg := &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: m.Sequence, Data: m.Data, Header: nats.Header{}}
+	if len(m.Header) > 0 {
+		if msg.Header, err = nats.DecodeHeadersMsg(m.Header); err != nil {
+			return nil, fmt.Errorf("read message %d: %w", m.Sequence, err)
 		}
 	}
 	return msg, nil
