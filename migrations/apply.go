@@ -68,7 +68,7 @@ func Apply(ctx context.Context, conn *pgx.Conn, cfg Config, steps []Step, progre
 	for i, step := range steps {
 		at.Done, at.Step = i, step
 		progress(at)
-		if err := retry(ctx, cfg.LockTimeout, step.attempt(ctx, conn), at, progress); err != nil {
+		if err := retry(ctx, cfg.LockTimeout, step.attempt(ctx, conn, cfg), at, progress); err != nil {
 			return fmt.Errorf("apply %q: %w", step.SQL, err)
 		}
 	}
@@ -78,7 +78,7 @@ func Apply(ctx context.Context, conn *pgx.Conn, cfg Config, steps []Step, progre
 
 // attempt returns a function that executes the statement, and from the second
 // call on first removes what the one before left.
-func (s Step) attempt(ctx context.Context, conn *pgx.Conn) func() error {
+func (s Step) attempt(ctx context.Context, conn *pgx.Conn, cfg Config) func() error {
 	undo := ""
 	return func() error {
 		if undo != "" {
@@ -87,6 +87,9 @@ func (s Step) attempt(ctx context.Context, conn *pgx.Conn) func() error {
 			}
 		}
 		undo = s.undo
+		if s.edit != "" {
+			return edit(ctx, conn, cfg, s.SQL)
+		}
 		_, err := conn.Exec(ctx, s.SQL)
 		return err
 	}

@@ -14,6 +14,7 @@ type Step struct {
 	SQL  string
 	Note string
 	undo string // removes what an attempt that failed leaves; empty when that is nothing
+	edit string // the publication that the statement makes or changes, see Lineage; empty: none
 }
 
 // Plan returns the statements that prepare the source, in order: the publication
@@ -106,15 +107,16 @@ func (s *state) planPublication(cfg Config) []Step {
 		return []Step{{
 			SQL:  "CREATE PUBLICATION " + name + " FOR " + list + " WITH (" + options + ")",
 			Note: "publish both tables under their own names, without payloads and results",
+			edit: cfg.Publication,
 		}}
 	}
 	var steps []Step
 	// Postgres takes column lists of partitioned tables only under the roots' names.
 	if !p.options() {
-		steps = append(steps, Step{SQL: "ALTER PUBLICATION " + name + " SET (" + options + ")", Note: "publish everything under the names of the partitioned tables"})
+		steps = append(steps, Step{SQL: "ALTER PUBLICATION " + name + " SET (" + options + ")", Note: "publish everything under the names of the partitioned tables", edit: cfg.Publication})
 	}
 	if !same {
-		steps = append(steps, Step{SQL: "ALTER PUBLICATION " + name + " SET " + list, Note: "publish the columns that events need and no others"})
+		steps = append(steps, Step{SQL: "ALTER PUBLICATION " + name + " SET " + list, Note: "publish the columns that events need and no others", edit: cfg.Publication})
 	}
 	return steps
 }

@@ -162,7 +162,9 @@ func TestOpenRefusesServers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	refuse(cfg, repl.ErrSlotLost, "invalidated")
+	if again := open(t, cfg); again.Slot().Invalidated != "wal_removed" {
+		t.Errorf("an invalidated slot: %+v", again.Slot())
+	}
 	if err := s.Start(testContext(t)); !errors.Is(err, repl.ErrSlotLost) {
 		t.Errorf("start from an invalidated slot: %v", err)
 	}

@@ -50,7 +50,10 @@ type System struct {
 // Slot is what pg_replication_slots says of the configured slot.
 type Slot struct {
 	Exists    bool
-	Confirmed ffstream.LSN // confirmed_flush_lsn: the slot sends transactions that commit behind it
+	Confirmed ffstream.LSN // confirmed_flush_lsn: the slot sends transactions that commit there or behind
+	// Invalidated is why Postgres gave the slot up: its invalidation_reason where
+	// it has one (17), else what wal_status stands for. Empty: it did not.
+	Invalidated string
 }
 
 // Stream is one replication connection. Its methods belong to one goroutine at
@@ -200,22 +203,23 @@ func (s *Stream) readTimeout(ctx context.Context) error {
 
 func (s *Stream) readSlot(ctx context.Context) error {
 	row, err := s.query(ctx, `SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''),
-		coalesce(wal_status, ''), coalesce(confirmed_flush_lsn::text, ''), restart_lsn IS NULL
-		FROM pg_replication_slots WHERE slot_name = '`+s.cfg.Slot+`'`)
+		coalesce(wal_status, ''), coalesce(confirmed_flush_lsn::text, ''), restart_lsn IS NULL,
+		coalesce(to_jsonb(s) ->> 'invalidation_reason', CASE WHEN to_jsonb(s) -> 'conflicting' = 'true' THEN 'conflict with recovery' END, '')
+		FROM pg_replication_slots s WHERE slot_name = '`+s.cfg.Slot+`'`)
 	if err != nil {
 		return fmt.Errorf("read replication slot %s: %w", s.cfg.Slot, err)
 	}
 	if row == nil {
 		return nil
 	}
-	kind, plugin, database, status, confirmed, noRestart := row[0], row[1], row[2], row[3], row[4], row[5]
+	kind, plugin, database, status, confirmed, noRestart, reason := row[0], row[1], row[2], row[3], row[4], row[5], row[6]
 	switch {
 	case kind != "logical" || plugin != "pgoutput":
 		return fmt.Errorf("%w: slot %s is %s with plugin %q, and ffstream reads pgoutput: name another slot (--slot)", ErrSlotForeign, s.cfg.Slot, kind, plugin)
 	case database != s.system.Database:
 		return fmt.Errorf("%w: slot %s is of database %q, and the URL names %q: name another slot (--slot) or correct the URL", ErrSlotForeign, s.cfg.Slot, database, s.system.Database)
-	case status == "lost" || noRestart == "t" && confirmed != "":
-		return fmt.Errorf("%w: slot %s is invalidated (wal_status %s): Postgres removed the WAL behind %s", ErrSlotLost, s.cfg.Slot, status, confirmed)
+	case reason == "" && (status == "lost" || noRestart == "t" && confirmed != ""):
+		reason = "wal_removed" // the only reason before 16
 	}
 	lsn := ffstream.LSN(0)
 	if confirmed != "" {
@@ -223,8 +227,41 @@ func (s *Stream) readSlot(ctx context.Context) error {
 			return fmt.Errorf("read replication slot %s: %w", s.cfg.Slot, err)
 		}
 	}
-	s.slot = Slot{Exists: true, Confirmed: lsn}
+	s.slot = Slot{Exists: true, Confirmed: lsn, Invalidated: reason}
 	return nil
+}
+
+// DropSlot drops the slot, which no process may hold.
+func (s *Stream) DropSlot(ctx context.Context) error {
+	if err := pglogrepl.DropReplicationSlot(ctx, s.pg, s.cfg.Slot, pglogrepl.DropReplicationSlotOptions{}); err != nil {
+		return fmt.Errorf("drop replication slot %s: %w", s.cfg.Slot, s.cfg.classify(stepCreate, err))
+	}
+	s.slot = Slot{}
+	return nil
+}
+
+// Fork returns where the server's history left a timeline; false when it never
+// was on it. Call it before Start.
+func (s *Stream) Fork(ctx context.Context, timeline int32) (ffstream.LSN, bool, error) {
+	if timeline == s.system.Timeline {
+		return 0, false, nil
+	}
+	history, err := pglogrepl.TimelineHistory(ctx, s.pg, s.system.Timeline)
+	if err != nil {
+		return 0, false, fmt.Errorf("read history of timeline %d: %w", s.system.Timeline, err)
+	}
+	for line := range strings.Lines(string(history.Content)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != strconv.Itoa(int(timeline)) {
+			continue
+		}
+		lsn, err := ffstream.ParseLSN(fields[1])
+		if err != nil {
+			return 0, false, fmt.Errorf("read history of timeline %d: %w", s.system.Timeline, err)
+		}
+		return lsn, true, nil
+	}
+	return 0, false, nil
 }
 
 // query returns the first row of a statement's result as text, nil when there
