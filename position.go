@@ -24,6 +24,18 @@ func (l LSN) AppendText(b []byte) []byte {
 	return appendHex(b, uint64(l&0xFFFFFFFF), 1)
 }
 
+// MarshalText is String.
+func (l LSN) MarshalText() ([]byte, error) { return l.AppendText(nil), nil }
+
+// UnmarshalText is ParseLSN.
+func (l *LSN) UnmarshalText(b []byte) error {
+	v, err := ParseLSN(string(b))
+	if err == nil {
+		*l = v
+	}
+	return err
+}
+
 // ParseLSN reads the form that Postgres prints, "16/B374D848".
 func ParseLSN(s string) (LSN, error) {
 	hi, lo, ok := strings.Cut(s, "/")
@@ -68,6 +80,18 @@ func (p Position) AppendText(b []byte) []byte {
 	b = appendHex(b, uint64(p.Commit), 16)
 	b = append(b, '/')
 	return appendHex(b, uint64(p.Index), 4)
+}
+
+// MarshalText is String.
+func (p Position) MarshalText() ([]byte, error) { return p.AppendText(nil), nil }
+
+// UnmarshalText is ParsePosition.
+func (p *Position) UnmarshalText(b []byte) error {
+	v, err := ParsePosition(string(b))
+	if err == nil {
+		*p = v
+	}
+	return err
 }
 
 // errPosition is the rule that a position's text must follow.

@@ -123,7 +123,7 @@ var sourceRefusals = []refusal{
 		p.stop()
 		w.exec("SELECT pg_drop_replication_slot($1)", w.slot)
 		return nil
-	}, 1, []string{"continuity is lost", "does not exist", "sequence 3", "restore the slot", "begin a new stream"}},
+	}, 1, []string{"continuity is lost", "does not exist", "message 3", "restore the slot", "ffstream resume --accept-gap"}},
 	{"stream deleted although the slot was confirmed", func(w *world, _ map[string]string) []string {
 		p := w.run()
 		w.caughtUp(p)
@@ -132,7 +132,7 @@ var sourceRefusals = []refusal{
 			w.t.Fatal(err)
 		}
 		return nil
-	}, 1, []string{"stream", "does not exist", "is lost", "pg_drop_replication_slot"}},
+	}, 1, []string{"continuity is lost", "stream", "does not exist", "restore the stream", "ffstream resume --accept-gap"}},
 }
 
 var sinkRefusals = []refusal{

@@ -114,22 +114,22 @@ func (d *demo) prepare(ctx context.Context, database string) error {
 
 // play runs service, workload and printer until the time is up.
 func (d *demo) play(ctx context.Context, database string, nc *nats.Conn, log *slog.Logger) error {
-	run := &runCmd{
+	service := &serviceFlags{
 		databaseFlags:    databaseFlags{DatabaseURL: database},
 		publicationFlags: publicationFlags{Publication: "ffstream", ReplicaIdentity: identityIndex},
 		streamFlags:      streamFlags{Stream: "FFSTREAM", SubjectPrefix: ffstream.DefaultSubjectPrefix},
-		Slot:             "ffstream", StreamReplicas: 1, ShutdownTimeout: 10 * time.Second,
+		Slot:             "ffstream", StreamReplicas: 1,
 	}
-	cfg, err := run.check()
+	source, err := service.check()
 	if err != nil {
 		return err
 	}
 	if d.js, err = jetstream.New(nc); err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
-	var closeSource func()
-	d.shard, closeSource = run.shard(cfg, nc, log)
+	cfg, closeSource := service.shard(source, log)
 	defer closeSource()
+	d.shard = shard.New(nc, cfg)
 	// The service outlives the workload: what that committed must be stored.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()

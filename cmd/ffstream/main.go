@@ -32,6 +32,7 @@ type commands struct {
 	logFlags
 
 	Run     runCmd     `cmd:"" help:"Follow the slot and publish; the sidecar."`
+	Resume  resumeCmd  `cmd:"" help:"Look whether continuity is lost, and go on over a gap."`
 	Migrate migrateCmd `cmd:"" help:"Prepare the source database: publication and replica identity."`
 	Tail    tailCmd    `cmd:"" help:"Print events as they come."`
 	Read    readCmd    `cmd:"" help:"Read one execution from Postgres."`

@@ -16,16 +16,14 @@ import (
 	"github.com/ffstream/ffstream/internal/shard"
 )
 
-// runCmd follows the slot and publishes.
-type runCmd struct {
+// serviceFlags say what the service follows and where it publishes.
+type serviceFlags struct {
 	databaseFlags
 	publicationFlags
 	streamFlags
-	Slot            string        `help:"Name of the replication slot. The first run creates it; nothing else ever does." env:"FFSTREAM_SLOT" default:"ffstream"`
-	StreamReplicas  int           `help:"Replicas of the stream, when run creates it." env:"FFSTREAM_STREAM_REPLICAS" default:"1"`
-	StreamMaxAge    time.Duration `help:"Age at which the stream forgets events, when run creates it; 0 keeps them for ever." env:"FFSTREAM_STREAM_MAX_AGE" default:"168h"`
-	ConfirmHoldback time.Duration `help:"How long what is stored is kept in the slot all the same, to refill a stream whose broker forgot what it had acknowledged." env:"FFSTREAM_CONFIRM_HOLDBACK" default:"0s"`
-	ShutdownTimeout time.Duration `help:"How long a stop waits for what was read to be stored and confirmed." env:"FFSTREAM_SHUTDOWN_TIMEOUT" default:"10s"`
+	Slot           string        `help:"Name of the replication slot. The first run creates it; nothing else ever does." env:"FFSTREAM_SLOT" default:"ffstream"`
+	StreamReplicas int           `help:"Replicas of the stream, when run creates it." env:"FFSTREAM_STREAM_REPLICAS" default:"1"`
+	StreamMaxAge   time.Duration `help:"Age at which the stream forgets events, when run creates it; 0 keeps them for ever." env:"FFSTREAM_STREAM_MAX_AGE" default:"168h"`
 
 	NATSEmbeddedDir  string        `name:"nats-embedded-dir" help:"Directory of the embedded NATS server. Default: below the user's cache directory." env:"FFSTREAM_NATS_EMBEDDED_DIR" placeholder:"DIR"`
 	NATSEmbeddedHost string        `name:"nats-embedded-host" help:"Address the embedded NATS server listens on." env:"FFSTREAM_NATS_EMBEDDED_HOST" default:"127.0.0.1"`
@@ -33,27 +31,39 @@ type runCmd struct {
 	NATSEmbeddedSync time.Duration `name:"nats-embedded-sync" help:"How often the embedded NATS server syncs its files to disk." env:"FFSTREAM_NATS_EMBEDDED_SYNC" default:"2m"`
 }
 
-// Validate checks what the flags' types do not say.
+// check checks what the flags' types do not say.
+func (f *serviceFlags) check() (*pgconn.Config, error) {
+	if err := checkSlot(f.Slot); err != nil {
+		return nil, err
+	}
+	if err := f.publicationFlags.check(); err != nil {
+		return nil, err
+	}
+	if err := f.streamFlags.check(); err != nil {
+		return nil, err
+	}
+	if f.StreamReplicas < 1 || f.StreamReplicas > 5 {
+		return nil, usagef("--stream-replicas %d: want 1 to 5", f.StreamReplicas)
+	}
+	return f.config()
+}
+
+// runCmd follows the slot and publishes.
+type runCmd struct {
+	serviceFlags
+	ConfirmHoldback time.Duration `help:"How long what is stored is kept in the slot all the same, to refill a stream whose broker forgot what it had acknowledged." env:"FFSTREAM_CONFIRM_HOLDBACK" default:"0s"`
+	ShutdownTimeout time.Duration `help:"How long a stop waits for what was read to be stored and confirmed." env:"FFSTREAM_SHUTDOWN_TIMEOUT" default:"10s"`
+}
+
+// check checks what the flags' types do not say.
 func (c *runCmd) check() (*pgconn.Config, error) {
-	if err := checkSlot(c.Slot); err != nil {
-		return nil, err
-	}
-	if err := c.publicationFlags.check(); err != nil {
-		return nil, err
-	}
-	if err := c.streamFlags.check(); err != nil {
-		return nil, err
-	}
-	if c.StreamReplicas < 1 || c.StreamReplicas > 5 {
-		return nil, usagef("--stream-replicas %d: want 1 to 5", c.StreamReplicas)
-	}
 	if c.ConfirmHoldback < 0 {
 		return nil, usagef("--confirm-holdback %s: want 0 or more", c.ConfirmHoldback)
 	}
 	if c.ShutdownTimeout <= 0 {
 		return nil, usagef("--shutdown-timeout %s: want more than 0", c.ShutdownTimeout)
 	}
-	return c.config()
+	return c.serviceFlags.check()
 }
 
 // memoryLimit is where the garbage collector stops letting garbage stand. A
@@ -70,40 +80,50 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}
-	url := c.NATSURL
+	nc, closeNATS, err := c.connectNATS(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer closeNATS()
+	cfg, closeSource := c.shard(database, log)
+	defer closeSource()
+	cfg.ShutdownTimeout, cfg.Holdback = c.ShutdownTimeout, c.ConfirmHoldback
+	return shard.New(nc, cfg).Run(ctx)
+}
+
+// connectNATS connects to the broker, and starts the embedded one when no other is
+// named. The caller calls the returned function at the end.
+func (f *serviceFlags) connectNATS(ctx context.Context, log *slog.Logger) (*nats.Conn, func(), error) {
+	url, end := f.NATSURL, func() {}
 	if url == "" {
-		srv, err := startEmbedded(ctx, c.NATSEmbeddedDir, c.NATSEmbeddedHost, c.NATSEmbeddedPort, c.NATSEmbeddedSync)
+		srv, err := startEmbedded(ctx, f.NATSEmbeddedDir, f.NATSEmbeddedHost, f.NATSEmbeddedPort, f.NATSEmbeddedSync)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		defer srv.close()
-		url = srv.url()
+		url, end = srv.url(), srv.close
 		log.Info("embedded NATS server is ready", "url", url)
 	}
 	nc, err := connectNATS(url, log)
 	if err != nil {
-		return err
+		end()
+		return nil, nil, err
 	}
-	defer nc.Close()
-	s, closeSource := c.shard(database, nc, log)
-	defer closeSource()
-	return s.Run(ctx)
+	return nc, func() { nc.Close(); end() }, nil
 }
 
-// shard builds the shard that the flags describe. The caller calls the returned
-// function when the shard has ended.
-func (c *runCmd) shard(database *pgconn.Config, nc *nats.Conn, log *slog.Logger) (*shard.Shard, func()) {
-	src := newSource(database, c.Publication, c.ReplicaIdentity)
-	return shard.New(nc, shard.Config{
-		Source:          repl.Config{Conn: database, Slot: c.Slot, Publication: c.Publication},
-		Sink:            publish.Config{Stream: c.Stream, Prefix: c.SubjectPrefix, Replicas: c.StreamReplicas, MaxAge: c.StreamMaxAge},
-		Identity:        c.ReplicaIdentity == identityIndex,
-		Preflight:       src.preflight,
-		Lookup:          src.lookup,
-		ShutdownTimeout: c.ShutdownTimeout,
-		Holdback:        c.ConfirmHoldback,
-		Log:             log,
-	}), src.close
+// shard is the configuration that the flags describe. The caller calls the
+// returned function when the shard has ended.
+func (f *serviceFlags) shard(database *pgconn.Config, log *slog.Logger) (shard.Config, func()) {
+	src := newSource(database, f.Publication, f.ReplicaIdentity)
+	return shard.Config{
+		Source:    repl.Config{Conn: database, Slot: f.Slot, Publication: f.Publication},
+		Sink:      publish.Config{Stream: f.Stream, Prefix: f.SubjectPrefix, Replicas: f.StreamReplicas, MaxAge: f.StreamMaxAge},
+		Identity:  f.ReplicaIdentity == identityIndex,
+		Preflight: src.preflight,
+		Lineage:   src.lineage,
+		Lookup:    src.lookup,
+		Log:       log,
+	}, src.close
 }
 
 const identityIndex = "index"

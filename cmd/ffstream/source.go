@@ -88,6 +88,15 @@ func (s *source) preflight(ctx context.Context) error {
 	return err
 }
 
+// lineage names the editions of the publication, see migrations.Lineage.
+func (s *source) lineage(ctx context.Context) (line []string, err error) {
+	err = s.use(ctx, func(c *pgx.Conn) error {
+		line, err = migrations.Lineage(ctx, c, s.cfg)
+		return err
+	})
+	return line, err
+}
+
 // lookup returns a reader of rows for one session.
 func (s *source) lookup(ctx context.Context) normalize.Lookup { return lookup{ctx: ctx, source: s} }
 

@@ -7,29 +7,30 @@ import "github.com/ffstream/ffstream"
 // acknowledged sequence stands for all below it. It has no goroutine, lock or
 // clock, and is not safe for concurrent use.
 type ledger struct {
-	open        []entry // commits whose events are not all stored, in commit order
-	acked       uint64
-	confirmable ffstream.LSN
-	released    uint64 // sequence of the last event before confirmable
+	open  []entry // commits whose events are not all stored, in commit order
+	acked uint64
+	done  entry // the log before done.end is dealt with
 }
 
-// entry says: when the stream is stored up to sequence, end may be confirmed.
+// entry says: when the stream is stored up to sequence, whose event stands at
+// position, the log before end is dealt with.
 type entry struct {
 	sequence uint64
+	position ffstream.Position
 	end      ffstream.LSN
 }
 
-// commit notes that the log up to end is dealt with once the stream is stored
-// up to sequence. A commit without events has the sequence of the one before.
-func (l *ledger) commit(end ffstream.LSN, sequence uint64) {
+// commit notes an entry. A commit without events has sequence and position of
+// the one before.
+func (l *ledger) commit(e entry) {
 	n := len(l.open)
 	switch {
-	case sequence <= l.acked && n == 0:
-		l.confirmable, l.released = max(l.confirmable, end), sequence
-	case n > 0 && l.open[n-1].sequence == sequence:
-		l.open[n-1].end = max(l.open[n-1].end, end)
+	case e.sequence <= l.acked && n == 0:
+		l.settle(e)
+	case n > 0 && l.open[n-1].sequence == e.sequence:
+		l.open[n-1].end = max(l.open[n-1].end, e.end)
 	default:
-		l.open = append(l.open, entry{sequence, end})
+		l.open = append(l.open, e)
 	}
 }
 
@@ -38,10 +39,15 @@ func (l *ledger) ack(sequence uint64) {
 	l.acked = max(l.acked, sequence)
 	n := 0
 	for n < len(l.open) && l.open[n].sequence <= l.acked {
-		l.confirmable, l.released = max(l.confirmable, l.open[n].end), l.open[n].sequence
+		l.settle(l.open[n])
 		n++
 	}
 	if n > 0 {
 		l.open = l.open[:copy(l.open, l.open[n:])]
 	}
+}
+
+func (l *ledger) settle(e entry) {
+	e.end = max(e.end, l.done.end)
+	l.done = e
 }

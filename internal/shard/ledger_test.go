@@ -46,7 +46,7 @@ func TestLedgerProperty(t *testing.T) {
 			last     ffstream.LSN
 		)
 		note := func(at ffstream.LSN) {
-			l.commit(at, sequence)
+			l.commit(entry{sequence: sequence, position: ffstream.Position{Commit: ffstream.LSN(sequence)}, end: at})
 			if sequence > noted {
 				commits = append(commits, logItem{at, sequence})
 			}
@@ -63,8 +63,8 @@ func TestLedgerProperty(t *testing.T) {
 				sequence += rapid.Uint64Range(1, 5).Draw(t, "events")
 				stored = rapid.Uint64Range(stored, sequence).Draw(t, "stored")
 				l.ack(stored)
-				if want := confirmableOf(log, stored); l.confirmable != want {
-					t.Fatalf("before the commit %s may be confirmed, want %s", l.confirmable, want)
+				if want := confirmableOf(log, stored); l.done.end != want {
+					t.Fatalf("before the commit %s may be confirmed, want %s", l.done.end, want)
 				}
 				end += 10
 				note(end)
@@ -80,21 +80,24 @@ func TestLedgerProperty(t *testing.T) {
 				l.ack(got)
 			},
 			"": func(t *rapid.T) {
-				if want := confirmableOf(log, stored); l.confirmable != want {
-					t.Fatalf("%s may be confirmed, want %s: stored up to %d of %+v", l.confirmable, want, stored, log)
+				if want := confirmableOf(log, stored); l.done.end != want {
+					t.Fatalf("%s may be confirmed, want %s: stored up to %d of %+v", l.done.end, want, stored, log)
 				}
-				if l.confirmable < last {
-					t.Fatalf("%s may be confirmed after %s", l.confirmable, last)
+				if l.done.end < last {
+					t.Fatalf("%s may be confirmed after %s", l.done.end, last)
 				}
-				last = l.confirmable
+				last = l.done.end
+				if l.done.position.Commit != ffstream.LSN(l.done.sequence) || l.done.sequence > max(stored, start) {
+					t.Fatalf("the log before %s ends with event %d at %s, and %d are stored", l.done.end, l.done.sequence, l.done.position, stored)
+				}
 				waiting := 0
 				for _, c := range commits {
 					if c.sequence <= stored {
 						continue
 					}
 					waiting++
-					if l.confirmable >= c.end {
-						t.Fatalf("%s may be confirmed, and %d, committed at %s, is not stored", l.confirmable, c.sequence, c.end)
+					if l.done.end >= c.end {
+						t.Fatalf("%s may be confirmed, and %d, committed at %s, is not stored", l.done.end, c.sequence, c.end)
 					}
 				}
 				if len(l.open) != waiting {
@@ -128,10 +131,10 @@ func TestLedger(t *testing.T) {
 			if s.end == 0 {
 				l.ack(s.seq)
 			} else {
-				l.commit(s.end, s.seq)
+				l.commit(entry{sequence: s.seq, end: s.end})
 			}
-			if l.confirmable != s.want {
-				t.Errorf("%s, step %d: %s may be confirmed, want %s", name, i, l.confirmable, s.want)
+			if l.done.end != s.want {
+				t.Errorf("%s, step %d: %s may be confirmed, want %s", name, i, l.done.end, s.want)
 			}
 		}
 	}
@@ -147,7 +150,7 @@ func TestLedgerKeepsNothing(t *testing.T) {
 			sequence++
 			for range 100 {
 				end++
-				l.commit(end, sequence)
+				l.commit(entry{sequence: sequence, end: end})
 			}
 		}
 		l.ack(sequence)
@@ -156,7 +159,7 @@ func TestLedgerKeepsNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, round); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	if len(l.open) != 0 || l.confirmable != end {
-		t.Errorf("%d entries, %s may be confirmed of %s", len(l.open), l.confirmable, end)
+	if len(l.open) != 0 || l.done.end != end {
+		t.Errorf("%d entries, %s may be confirmed of %s", len(l.open), l.done.end, end)
 	}
 }

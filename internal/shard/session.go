@@ -13,24 +13,23 @@ import (
 	"github.com/ffstream/ffstream/internal/repl/pgoutput"
 )
 
-// ErrGap says that the slot does not reach back to where the stream ends.
-var ErrGap = errors.New("continuity is lost")
-
 // errUndecodable: the slot sent what no rule of pgoutput allows.
 var errUndecodable = errors.New("WAL cannot be decoded")
 
 // session is one life of the two connections. Everything in it belongs to
 // goroutine B but for source, whose Run is goroutine A.
 type session struct {
-	shard  *Shard
-	source *repl.Stream
-	norm   *normalize.Normalizer
-	pub    *publish.Publisher
-	ledger ledger
-	noted  ffstream.LSN // of the ledger's, what the holdback was told
-	expect ffstream.LSN // a commit that the log must have; 0: none
-	inTx   bool         // between a Begin and its Commit
-	msg    pgoutput.Message
+	shard   *Shard
+	source  *repl.Stream
+	stream  *publish.Stream
+	norm    *normalize.Normalizer
+	pub     *publish.Publisher
+	ledger  ledger
+	journal *journal
+	extra   uint64       // events behind the normaliser's skip that are stored too
+	expect  ffstream.LSN // a commit that the log must have; 0: none
+	inTx    bool         // between a Begin and its Commit
+	msg     pgoutput.Message
 
 	received, serverEnd ffstream.LSN
 	position            ffstream.Position
@@ -41,9 +40,9 @@ type session struct {
 // session opens both ends, follows the slot until ctx or the session ends, and
 // closes both. It calls established when it is streaming.
 func (s *Shard) session(ctx context.Context, established func()) (err error) {
-	open, cancel := context.WithTimeout(ctx, connectTimeout)
+	opening, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	source, err := repl.Open(open, s.cfg.Source)
+	source, err := repl.Open(opening, s.cfg.Source)
 	if err != nil {
 		return err
 	}
@@ -54,78 +53,32 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 			err = closed
 		}
 	}()
-	if s.cfg.Preflight != nil {
-		if err := s.cfg.Preflight(open); err != nil {
-			return fmt.Errorf("check source: %w", err)
-		}
-	}
-	stream, err := s.openStream(open, source)
+	e, err := s.open(ctx, source, false)
 	if err != nil {
 		return err
 	}
-	if !source.Slot().Exists {
-		// This may wait long for transactions that are running.
-		s.cfg.Log.Info("creating the replication slot; this waits for transactions that are running now", "slot", s.cfg.Source.Slot)
-		if err := source.CreateSlot(ctx); err != nil {
+	way, err := s.plan(e)
+	if err != nil {
+		return err
+	}
+	n := s.newNote(&e.sight, way.marks)
+	if old := e.sight.note; old == nil || old.Timeline != n.Timeline || old.Publication != n.Publication {
+		if err := e.stream.WriteNote(opening, n.encode()); err != nil {
 			return err
 		}
 	}
-	start, cancelStart := context.WithTimeout(ctx, connectTimeout)
-	defer cancelStart()
-	if err := source.Start(start); err != nil {
-		return err
-	}
-	// From here on the slot is ours, so no other process can be publishing but
-	// a straggler, and that breaks the chain that begins at this tail.
-	tail, err := stream.ReadTail(start)
-	if err != nil {
-		return err
-	}
-	if err := s.checkTail(source, tail); err != nil {
-		return err
-	}
-	if err := s.checkForgotten(source, tail); err != nil {
-		return err
-	}
-	pub, err := stream.Resume(tail)
+	tail := e.sight.tail
+	pub, err := e.stream.Resume(tail)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, pub.Close()) }()
-	ss := s.newSession(ctx, source, pub, tail)
+	ss := s.newSession(ctx, e, pub, way)
+	ss.journal = newJournal(n, tail.State, s.cfg.Holdback, time.Now())
 	established()
 	s.cfg.Log.Info("streaming", "slot", s.cfg.Source.Slot, "from", source.Slot().Confirmed.String(),
-		"stream", s.cfg.Sink.Stream, "sequence", tail.Sequence, "behind", tail.Position.String())
+		"stream", s.cfg.Sink.Stream, "sequence", tail.Sequence, "behind", way.skip.String())
 	return ss.run(ctx)
-}
-
-// openStream checks the stream, creates it for a slot that does not exist yet,
-// and refuses a slot that is missing although the stream has a past.
-func (s *Shard) openStream(ctx context.Context, source *repl.Stream) (*publish.Stream, error) {
-	sink := s.cfg.Sink
-	sink.SystemID, sink.Slot = source.System().ID, s.cfg.Source.Slot
-	stream, err := publish.Open(ctx, s.nc, sink, !source.Slot().Exists)
-	if err != nil {
-		if errors.Is(err, publish.ErrStreamLost) {
-			return nil, fmt.Errorf("%w. Either restore the stream, or accept that: drop the slot with SELECT pg_drop_replication_slot('%s') and start anew", err, s.cfg.Source.Slot)
-		}
-		return nil, err
-	}
-	for _, w := range stream.Warnings {
-		if !s.established {
-			s.cfg.Log.Warn("stream "+sink.Stream, "warning", w)
-		}
-	}
-	if source.Slot().Exists || stream.LastSequence() == 0 {
-		return stream, nil
-	}
-	tail, err := stream.ReadTail(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return nil, s.twice(fmt.Errorf("%w: replication slot %s does not exist, and stream %s ends at %s (sequence %d): transitions committed since are lost to it. "+
-		"Either restore the slot with the database, or begin a new stream: name another one (--stream) or delete this one",
-		ErrGap, s.cfg.Source.Slot, sink.Stream, tail.Position, tail.Sequence))
 }
 
 // errUnsure wraps what may be a gap, or what another process has just done: the
@@ -141,56 +94,19 @@ func (s *Shard) twice(gap error) error {
 	return fmt.Errorf("%w: %s", errUnsure, gap.Error())
 }
 
-// checkTail refuses a database that has not reached what the stream holds: it
-// was restored from a backup, or is a standby that was promoted too early. The
-// log's end was read before the slot was taken, so another process may have
-// published since.
-func (s *Shard) checkTail(source *repl.Stream, tail publish.Tail) error {
-	if tail.Position.Commit < source.System().End {
-		return nil
-	}
-	return s.twice(fmt.Errorf("%w: stream %s ends at %s, which the database's log has not reached: the database was restored or lost its latest transactions. "+
-		"Either bring back the database that the stream follows, or begin a new stream (--stream) with a new slot (--slot)",
-		ErrGap, s.cfg.Sink.Stream, tail.Position))
-}
-
-// checkForgotten looks for events that the broker acknowledged to this process
-// and does not have any more. The slot refills them, or they are lost.
-func (s *Shard) checkForgotten(source *repl.Stream, tail publish.Tail) error {
-	if tail.Sequence >= s.held.stored {
-		return nil
-	}
-	gone := s.held.gone(source.Slot().Confirmed)
-	if tail.Sequence < gone {
-		return fmt.Errorf("%w: stream %s ends with message %d (%s), and NATS had acknowledged messages up to %d, of which the slot has let go those up to %d: the broker forgot what it had stored. "+
-			"Either restore the stream, or begin a new one (--stream) with a new slot (--slot); --confirm-holdback, or sync_interval: always in NATS, prevents this",
-			ErrGap, s.cfg.Sink.Stream, tail.Sequence, tail.Position, s.held.stored, gone)
-	}
-	s.cfg.Log.Warn("the broker forgot messages that it had acknowledged; the slot still has them and refills the stream",
-		"stream", s.cfg.Sink.Stream, "ends", tail.Sequence, "acknowledged", s.held.stored)
-	s.held.stored = tail.Sequence
-	return nil
-}
-
-func (s *Shard) newSession(ctx context.Context, source *repl.Stream, pub *publish.Publisher, tail publish.Tail) *session {
-	ss := &session{shard: s, source: source, pub: pub, events: make(map[ffstream.PublicState]uint64)}
-	ss.position = tail.Position
-	if !tail.Stored && tail.Sequence == s.last.sequence {
-		ss.position = s.last.position
-	}
-	if source.Slot().Confirmed <= tail.Position.Commit {
+func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher, way course) *session {
+	source, tail := e.source, e.sight.tail
+	ss := &session{shard: s, source: source, stream: e.stream, pub: pub, events: make(map[ffstream.PublicState]uint64)}
+	ss.position, ss.extra = way.skip, way.extra
+	if tail.Stored && !tail.Gap && source.Slot().Confirmed <= tail.Position.Commit {
 		ss.expect = tail.Position.Commit
 	}
-	s.held.due = s.held.due[:0] // the replay brings them again, as far as they are still stored
 	ss.ledger.acked = pub.Acked()
 	cfg := normalize.Config{
 		SystemID: source.System().ID,
 		Source:   "/ffstream/" + s.cfg.Source.Slot,
 		Identity: s.cfg.Identity,
-		Skip:     tail.Position,
-	}
-	if !tail.Stored && tail.Sequence == s.last.sequence {
-		cfg.Skip = s.last.position // what aged out was stored all the same
+		Skip:     way.skip,
 	}
 	if s.cfg.Lookup != nil {
 		cfg.Lookup = s.cfg.Lookup(ctx)
@@ -198,8 +114,8 @@ func (s *Shard) newSession(ctx context.Context, source *repl.Stream, pub *publis
 	ss.norm = normalize.New(cfg)
 	s.board.update(func(b *Status) {
 		b.SystemID, b.Server, b.Sessions = source.System().ID, source.System().Version, b.Sessions+1
-		b.Confirmed, b.ServerEnd, b.Position = source.Confirmed(), source.System().End, tail.Position
-		b.Sequence, b.Acked = pub.Sequence(), pub.Acked()
+		b.Confirmed, b.ServerEnd, b.Position = source.Confirmed(), source.System().End, way.skip
+		b.Sequence, b.Acked, b.Atomic = pub.Sequence(), pub.Acked(), e.stream.Atomic
 	})
 	return ss
 }
@@ -218,8 +134,16 @@ func (ss *session) run(ctx context.Context) error {
 		ended <- ss.source.Run(reading, batches)
 	}()
 
-	err := ss.follow(ctx, batches, ended)
+	seen := make(chan observation, 1) // C sends, B may not look
+	watched := make(chan struct{})    // closed when C has ended
+	go func() {
+		defer close(watched)
+		ss.watch(reading, seen)
+	}()
+
+	err := ss.follow(ctx, batches, ended, seen)
 	stopReading()
+	<-watched
 	for range ended { // A owns the connection until it has ended
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // a publisher that failed has nothing more to say
@@ -229,7 +153,7 @@ func (ss *session) run(ctx context.Context) error {
 	return err
 }
 
-func (ss *session) follow(ctx context.Context, batches <-chan *repl.Batch, ended <-chan error) error {
+func (ss *session) follow(ctx context.Context, batches <-chan *repl.Batch, ended <-chan error, seen <-chan observation) error {
 	tick := time.NewTicker(reportInterval)
 	defer tick.Stop()
 	for {
@@ -242,16 +166,24 @@ func (ss *session) follow(ctx context.Context, batches <-chan *repl.Batch, ended
 			if err := ss.pub.Ack(ctx, m); err != nil {
 				return err
 			}
-			ss.confirm()
+			if err := ss.confirm(false); err != nil {
+				return err
+			}
 		case now := <-tick.C:
 			if err := ss.pub.Overdue(now); err != nil {
 				return err
 			}
-			ss.confirm()                    // what was held back may be due
+			if err := ss.confirm(false); err != nil { // what was held back may be due
+				return err
+			}
 			if !ss.shard.nc.IsConnected() { // also when it was closed for good, which Run looks at
 				return fmt.Errorf("%w: connection lost", publish.ErrUnavailable)
 			}
 			ss.report()
+		case o := <-seen:
+			if err := ss.observe(&o); err != nil {
+				return err
+			}
 		case err := <-ended:
 			if err == nil {
 				return ctx.Err() // A ended because it was told to
@@ -282,7 +214,7 @@ func (ss *session) batch(ctx context.Context, b *repl.Batch) error {
 					}
 				}
 				ss.received = max(ss.received, frame.End)
-				ss.ledger.commit(frame.End, ss.pub.Sequence())
+				ss.settle(frame.End)
 			}
 			continue
 		}
@@ -305,26 +237,28 @@ func (ss *session) takeAcks(ctx context.Context) error {
 				return err
 			}
 		default:
-			ss.confirm()
-			return nil
+			return ss.confirm(false)
 		}
 	}
 }
 
-// confirm tells the source how far everything is stored.
-func (ss *session) confirm() {
+// confirm writes the note that is due, and tells the source how far everything
+// is stored and noted.
+func (ss *session) confirm(ending bool) error {
 	ss.ledger.ack(ss.pub.Acked())
-	held := &ss.shard.held
-	held.stored = max(held.stored, ss.pub.Acked())
-	if ss.pub.InFlight() == 0 && !ss.inTx {
-		ss.shard.last = stored{ss.pub.Acked(), ss.position}
+	now, j := time.Now(), ss.journal
+	if j.sent && !ss.pub.Noting() {
+		j.stored(now)
+		ss.shard.known = j.note.clone()
 	}
-	now := time.Now()
-	if ss.ledger.confirmable > ss.noted {
-		ss.noted = ss.ledger.confirmable
-		held.add(ss.noted, ss.ledger.released, now)
+	ss.shard.acked = max(ss.shard.acked, ss.pub.Acked())
+	if data := j.write(ss.ledger.done, now, ending); data != nil {
+		if err := ss.pub.Note(data); err != nil {
+			return err
+		}
 	}
-	ss.source.Confirm(held.ripe(now))
+	ss.source.Confirm(j.ripe(ss.ledger.done.end, now))
+	return nil
 }
 
 func (ss *session) change(ctx context.Context, wal []byte) error {
@@ -355,6 +289,10 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	}
 	err := ss.norm.Commit(c, func(e *ffstream.Event) error {
 		ss.position = e.ID.Position
+		if ss.extra > 0 {
+			ss.extra--
+			return nil
+		}
 		ss.events[e.To]++
 		return ss.pub.Add(ctx, e)
 	})
@@ -367,8 +305,16 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	ss.inTx = false
 	ss.received = ffstream.LSN(c.EndLSN)
 	ss.commitTime = time.UnixMicro(c.CommitTime)
-	ss.ledger.commit(ss.received, ss.pub.Sequence())
+	ss.settle(ss.received)
 	return nil
+}
+
+// settle tells the ledger that the log before end is dealt with. Before the last
+// event of the stream has come by, its position is not known.
+func (ss *session) settle(end ffstream.LSN) {
+	if ss.extra == 0 {
+		ss.ledger.commit(entry{sequence: ss.pub.Sequence(), position: ss.position, end: end})
+	}
 }
 
 // meet looks for the commit that the stream's last event came from, where the
@@ -386,12 +332,20 @@ func (ss *session) meet(commit ffstream.LSN) error {
 	return nil
 }
 
-// drain stores what was committed before the stop and confirms it.
+// drain stores what was committed before the stop, notes it and confirms it.
 func (ss *session) drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ss.shard.cfg.ShutdownTimeout)
 	defer cancel()
 	err := ss.pub.Drain(ctx)
-	ss.confirm()
+	// A note may be on its way, then the last is written, then taken.
+	for range 3 {
+		if err == nil {
+			err = ss.pub.AwaitNote(ctx)
+		}
+		if err == nil {
+			err = ss.confirm(true)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("store the last events: %w", err)
 	}

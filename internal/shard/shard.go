@@ -26,6 +26,9 @@ type Config struct {
 	// Preflight checks the source before each session: its error is fatal when
 	// it wraps one made by Permanent.
 	Preflight func(ctx context.Context) error
+	// Lineage names the editions of the publication that followed each other
+	// without a break, the present one last. Nil: an edit is not noticed.
+	Lineage func(ctx context.Context) ([]string, error)
 	// Lookup reads rows whose columns came as unchanged TOAST. The context is
 	// the session's.
 	Lookup func(ctx context.Context) normalize.Lookup
@@ -55,19 +58,15 @@ type Shard struct {
 	cfg   Config
 	nc    *nats.Conn // the caller's; it must reconnect for ever and buffer nothing
 	board board
-	held  holdback // the running session's, one after the other
-	last  stored   // when everything was acknowledged last
+	// known and acked are what the broker acknowledged to this process: the last
+	// note, and the greatest sequence. A broker that shows less forgot it.
+	known *note
+	acked uint64
 	// suspect is the gap that the previous session believed to see.
 	suspect string
 	// established: a session reached the streaming state once, so the
 	// configuration was right then.
 	established bool
-}
-
-// stored is a message of the stream and its event's position.
-type stored struct {
-	sequence uint64
-	position ffstream.Position
 }
 
 // New returns a shard that publishes over nc. It starts nothing.
@@ -78,7 +77,7 @@ func New(nc *nats.Conn, cfg Config) *Shard {
 	if cfg.MaxBackoff == 0 {
 		cfg.MaxBackoff = defaultMaxBackoff
 	}
-	s := &Shard{cfg: cfg, nc: nc, held: holdback{wait: cfg.Holdback}}
+	s := &Shard{cfg: cfg, nc: nc}
 	s.board.update(func(b *Status) {
 		b.Role, b.Slot, b.Stream, b.Since = RoleConnecting, cfg.Source.Slot, cfg.Sink.Stream, time.Now()
 		b.Events = make(map[ffstream.PublicState]uint64)
@@ -98,7 +97,7 @@ func (s *Shard) Run(ctx context.Context) error {
 	delay.InitialInterval, delay.MaxInterval = initialBackoff, s.cfg.MaxBackoff
 	said := "" // the cause that was logged last: one line a change, not one a try
 	for {
-		active, stored, began := false, s.held.stored, time.Now()
+		active, acked, began := false, s.acked, time.Now()
 		err := s.session(ctx, func() {
 			active = true
 			s.established = true
@@ -119,7 +118,7 @@ func (s *Shard) Run(ctx context.Context) error {
 		if errors.Is(err, repl.ErrSlotBusy) {
 			s.established = true // both ends were opened and checked: what a holder survives a standby does too
 		}
-		if active && (s.held.stored > stored || time.Since(began) > s.cfg.MaxBackoff) {
+		if active && (s.acked > acked || time.Since(began) > s.cfg.MaxBackoff) {
 			// It got on. One that only began, into a full stream for instance, did not.
 			delay.Reset()
 			said, s.suspect = "", ""

@@ -1,0 +1,70 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ffstream/ffstream/internal/publish"
+)
+
+// watchInterval is how often a session looks whether somebody else edits the
+// stream or the publication. What it misses at its end the next one sees.
+const watchInterval = 5 * time.Second
+
+// observation is what one look saw.
+type observation struct {
+	state   publish.State
+	lineage []string
+	err     error // the stream is gone
+}
+
+// watch is goroutine C: it looks at both ends until ctx ends. A look that fails
+// says nothing; the session has its own connections to fail by.
+func (ss *session) watch(ctx context.Context, seen chan<- observation) {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		var o observation
+		var err error
+		if o.state, err = ss.stream.ReadState(ctx); errors.Is(err, publish.ErrStreamLost) {
+			o.err, err = err, nil
+		}
+		if lineage := ss.shard.cfg.Lineage; err == nil && lineage != nil {
+			o.lineage, err = lineage(ctx)
+		}
+		if err != nil {
+			continue
+		}
+		select {
+		case seen <- o:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// observe compares a look with the note.
+func (ss *session) observe(o *observation) error {
+	if o.err != nil {
+		return fmt.Errorf("%w: %w", errUnsure, o.err) // the next session says what is lost
+	}
+	n := &ss.journal.note
+	ss.journal.state = o.state
+	l := n.checkState(&o.state, time.Now())
+	if l == nil {
+		l = n.checkLineage(o.lineage)
+	}
+	if l == nil {
+		return nil
+	}
+	g := &sighting{note: n}
+	g.slot.Confirmed = ss.received
+	return g.err(l, ss.shard.cfg.Sink.Stream, ss.shard.cfg.Source.Slot)
+}
