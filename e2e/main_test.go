@@ -72,9 +72,15 @@ func newWorld(t testing.TB, version migrations.EngineVersion) *world {
 		if err := shared.DeleteStream(ctx, w.stream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			t.Errorf("delete stream: %v", err)
 		}
+		if err := shared.DeleteKeyValue(ctx, w.bucket()); err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("delete bucket: %v", err)
+		}
 	})
 	return w
 }
+
+// bucket is the name of the bucket with the stream's note.
+func (w *world) bucket() string { return w.stream + "_notes" }
 
 // connect takes a NATS server, for the service and for the test.
 func (w *world) connect(url string) {

@@ -53,7 +53,7 @@ func (ss *session) watch(ctx context.Context, seen chan<- observation) {
 // observe compares a look with the note.
 func (ss *session) observe(o *observation) error {
 	if o.err != nil {
-		return fmt.Errorf("%w: %w", errUnsure, o.err) // the next session says what is lost
+		return fmt.Errorf("%w: %s", errUnsure, o.err.Error()) // the next session says what is lost
 	}
 	n := &ss.journal.note
 	ss.journal.state = o.state

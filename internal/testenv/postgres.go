@@ -282,6 +282,9 @@ func (p *Postgres) LogTail() string {
 // Dir is the directory that holds the cluster and the log.
 func (p *Postgres) Dir() string { return p.dir }
 
+// DataDir is the server's data directory.
+func (p *Postgres) DataDir() string { return p.data() }
+
 // Close crashes the server and removes its directory.
 func (p *Postgres) Close() error {
 	var err error
