@@ -29,10 +29,12 @@ lint: ## Run the linters
 
 DURATION ?= 10m
 SEED ?=
+KILLS ?= 0
+REPORT ?=
 
 .PHONY: faults
-faults: postgres ## Strike at random for DURATION (10m), with SEED when it is given, and check the stream
-	FFSTREAM_FAULTS_DURATION=$(DURATION) FFSTREAM_E2E_SEED=$(SEED) $(GO) test ./e2e -run '^TestFaultMix$$' -v -count=1 -timeout 0
+faults: postgres ## Strike at random for DURATION (10m), with SEED, at least KILLS of each kind, and check the stream; REPORT=docs/faults.md writes what was done
+	FFSTREAM_FAULTS_DURATION=$(DURATION) FFSTREAM_FAULTS_KILLS=$(KILLS) FFSTREAM_FAULTS_REPORT=$(abspath $(REPORT)) FFSTREAM_E2E_SEED=$(SEED) $(GO) test ./e2e -run '^TestFaultMix$$' -v -count=1 -timeout 0
 
 .PHONY: fuzz
 fuzz: ## Fuzz what parses bytes, a minute each

@@ -32,6 +32,7 @@ type arena struct {
 	service *process
 	rng     *rand.Rand
 	struck  map[string]int
+	pace    time.Duration // of the writer of bulk transactions
 }
 
 func newArena(t *testing.T, brokers int, seed uint64) *arena {
@@ -62,7 +63,7 @@ func newArena(t *testing.T, brokers int, seed uint64) *arena {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.db.Pool.Close)
-	a := &arena{world: w, pg: pg, source: through(t, w.db.URL), rng: rand.New(rand.NewPCG(seed, 7)), struck: map[string]int{}}
+	a := &arena{world: w, pg: pg, source: through(t, w.db.URL), rng: rand.New(rand.NewPCG(seed, 7)), struck: map[string]int{}, pace: 100 * time.Millisecond}
 	if brokers == 1 {
 		a.brokers = []*testenv.NATSProcess{testenv.Server(t)}
 		a.broker = through(t, a.brokers[0].URL())
@@ -97,7 +98,8 @@ func (a *arena) startService() { a.service = start(a.t, a.env, "run") }
 // fault is one way in which the world breaks and heals.
 type fault struct {
 	name  string
-	alone bool // needs the only NATS server and its proxy
+	did   string // what is done, for the report
+	alone bool   // needs the only NATS server and its proxy
 	do    func(ctx context.Context, a *arena)
 }
 
@@ -114,11 +116,11 @@ func source(a *arena) *proxy { return a.source }
 func broker(a *arena) *proxy { return a.broker }
 
 var faults = []fault{
-	{"ffstream killed", false, func(_ context.Context, a *arena) {
+	{"ffstream killed", "SIGKILL, started again", false, func(_ context.Context, a *arena) {
 		a.service.kill()
 		a.startService()
 	}},
-	{"ffstream stopped and continued, another taking over", false, func(ctx context.Context, a *arena) {
+	{"ffstream stopped and continued, another taking over", "SIGSTOP for up to 6 s, beyond `wal_sender_timeout`, while a second instance takes over; SIGCONT beside it; SIGKILL", false, func(ctx context.Context, a *arena) {
 		zombie := a.service
 		zombie.signal(syscall.SIGSTOP)
 		a.startService()
@@ -127,14 +129,14 @@ var faults = []fault{
 		a.moment(ctx, time.Second)
 		zombie.kill()
 	}},
-	{"ffstream told to end and started", false, func(_ context.Context, a *arena) {
+	{"ffstream told to end and started", "SIGTERM, started again", false, func(_ context.Context, a *arena) {
 		a.service.signal(syscall.SIGTERM)
 		a.service.code()
 		a.startService()
 	}},
-	{"Postgres crashed", false, func(ctx context.Context, a *arena) { a.restartPostgres(ctx, "immediate") }},
-	{"Postgres restarted", false, func(ctx context.Context, a *arena) { a.restartPostgres(ctx, "fast") }},
-	{"NATS killed", false, func(ctx context.Context, a *arena) {
+	{"Postgres crashed", "`pg_ctl stop -m immediate`: confirmations since the last checkpoint are forgotten", false, func(ctx context.Context, a *arena) { a.restartPostgres(ctx, "immediate") }},
+	{"Postgres restarted", "`pg_ctl stop -m fast`", false, func(ctx context.Context, a *arena) { a.restartPostgres(ctx, "fast") }},
+	{"NATS killed", "SIGKILL of any server, started again", false, func(ctx context.Context, a *arena) {
 		b := a.brokers[a.rng.IntN(len(a.brokers))]
 		b.Kill()
 		a.moment(ctx, time.Second)
@@ -142,7 +144,7 @@ var faults = []fault{
 			a.t.Error(err)
 		}
 	}},
-	{"NATS leader killed", false, func(ctx context.Context, a *arena) {
+	{"NATS leader killed", "SIGKILL of the stream's leader", false, func(ctx context.Context, a *arena) {
 		b := a.leader(ctx)
 		b.Kill()
 		a.moment(ctx, 2*time.Second)
@@ -150,7 +152,7 @@ var faults = []fault{
 			a.t.Error(err)
 		}
 	}},
-	{"NATS stopped and continued", false, func(ctx context.Context, a *arena) {
+	{"NATS stopped and continued", "SIGSTOP and SIGCONT of the leader", false, func(ctx context.Context, a *arena) {
 		b := a.leader(ctx)
 		for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
 			if err := b.Signal(s); err != nil {
@@ -159,18 +161,18 @@ var faults = []fault{
 			a.moment(ctx, 2*time.Second)
 		}
 	}},
-	{"connection to Postgres reset", false, toxic(source, `{"name":"x","type":"reset_peer","stream":"downstream","attributes":{"timeout":0}}`, time.Second)},
-	{"connection to Postgres cut mid-way", false, toxic(source, `{"name":"x","type":"limit_data","stream":"downstream","attributes":{"bytes":20000}}`, time.Second)},
-	{"Postgres silent", false, toxic(source, `{"name":"x","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`, 6*time.Second)},
-	{"status messages lost", false, toxic(source, `{"name":"x","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`, 6*time.Second)},
-	{"Postgres throttled", false, toxic(source, `{"name":"x","type":"bandwidth","stream":"downstream","attributes":{"rate":200}}`, 2*time.Second)},
-	{"Postgres in small pieces", false, toxic(source, `{"name":"x","type":"slicer","stream":"downstream","attributes":{"average_size":40,"size_variation":30,"delay":10}}`, time.Second)},
-	{"connection to NATS reset", true, toxic(broker, `{"name":"x","type":"reset_peer","stream":"downstream","attributes":{"timeout":0}}`, time.Second)},
-	{"connection to NATS cut mid-way", true, toxic(broker, `{"name":"x","type":"limit_data","stream":"upstream","attributes":{"bytes":20000}}`, time.Second)},
-	{"acknowledgements lost", true, toxic(broker, `{"name":"x","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`, 3*time.Second)},
-	{"publishes lost", true, toxic(broker, `{"name":"x","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`, 3*time.Second)},
-	{"NATS silent longer than wal_sender_timeout", true, toxic(broker, `{"name":"x","type":"latency","stream":"upstream","attributes":{"latency":6000}}`, 7*time.Second)},
-	{"NATS slow", true, toxic(broker, `{"name":"x","type":"latency","stream":"downstream","attributes":{"latency":300,"jitter":200}}`, 2*time.Second)},
+	{"connection to Postgres reset", "TCP reset", false, toxic(source, `{"name":"x","type":"reset_peer","stream":"downstream","attributes":{"timeout":0}}`, time.Second)},
+	{"connection to Postgres cut mid-way", "closed after 20 000 bytes, in the middle of a transaction", false, toxic(source, `{"name":"x","type":"limit_data","stream":"downstream","attributes":{"bytes":20000}}`, time.Second)},
+	{"Postgres silent", "nothing arrives for up to 6 s", false, toxic(source, `{"name":"x","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`, 6*time.Second)},
+	{"status messages lost", "nothing reaches Postgres for up to 6 s, beyond `wal_sender_timeout`", false, toxic(source, `{"name":"x","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`, 6*time.Second)},
+	{"Postgres throttled", "200 KB/s", false, toxic(source, `{"name":"x","type":"bandwidth","stream":"downstream","attributes":{"rate":200}}`, 2*time.Second)},
+	{"Postgres in small pieces", "packets of 10 to 70 bytes", false, toxic(source, `{"name":"x","type":"slicer","stream":"downstream","attributes":{"average_size":40,"size_variation":30,"delay":10}}`, time.Second)},
+	{"connection to NATS reset", "TCP reset", true, toxic(broker, `{"name":"x","type":"reset_peer","stream":"downstream","attributes":{"timeout":0}}`, time.Second)},
+	{"connection to NATS cut mid-way", "closed after 20 000 bytes, in the middle of a batch", true, toxic(broker, `{"name":"x","type":"limit_data","stream":"upstream","attributes":{"bytes":20000}}`, time.Second)},
+	{"acknowledgements lost", "nothing arrives from NATS for up to 3 s while publishes are stored", true, toxic(broker, `{"name":"x","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`, 3*time.Second)},
+	{"publishes lost", "nothing reaches NATS for up to 3 s", true, toxic(broker, `{"name":"x","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`, 3*time.Second)},
+	{"NATS silent longer than wal_sender_timeout", "6 s of latency", true, toxic(broker, `{"name":"x","type":"latency","stream":"upstream","attributes":{"latency":6000}}`, 7*time.Second)},
+	{"NATS slow", "100 to 500 ms of latency", true, toxic(broker, `{"name":"x","type":"latency","stream":"downstream","attributes":{"latency":300,"jitter":200}}`, 2*time.Second)},
 }
 
 // leader is the server that leads the stream, or any when none is known.
@@ -210,23 +212,23 @@ func (a *arena) write(ctx context.Context, seed uint64) {
 				Version: engine.Newest, Writers: 4, Rate: 60, Seed: seed + n<<32, Heartbeats: 1,
 				Lanes: []string{"default", "other lane"}, Namespaces: []string{"ns-a", "ns-b"},
 			})
-			pause(ctx)
+			pause(ctx, a.pace)
 		}
 	})
 	wg.Go(func() {
 		rng := rand.New(rand.NewPCG(seed, 8))
 		for ctx.Err() == nil {
 			_, _ = a.db.Pool.Exec(ctx, bulk[rng.IntN(len(bulk))](rng))
-			pause(ctx)
+			pause(ctx, a.pace)
 		}
 	})
 }
 
 // pause keeps a writer from spinning while Postgres is down.
-func pause(ctx context.Context) {
+func pause(ctx context.Context, pace time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(100 * time.Millisecond):
+	case <-time.After(pace):
 	}
 }
 
@@ -283,7 +285,7 @@ func (a *arena) settlePrepared() {
 func (a *arena) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := a.watchOnce(ctx); err != nil {
-			pause(ctx)
+			pause(ctx, a.pace)
 		}
 	}
 }
@@ -352,7 +354,7 @@ func lastLines(s string, n int) string {
 
 // run strikes with the faults that next gives until it gives none, while writers
 // go on, and then holds the stream against the oracle.
-func (a *arena) run(seed uint64, next func(n int) *fault) {
+func (a *arena) run(seed uint64, next func(n int) *fault) outcome {
 	t := a.t
 	t.Helper()
 	o := newOracle(a.world)
@@ -385,6 +387,7 @@ func (a *arena) run(seed uint64, next func(n int) *fault) {
 		a.moment(ctx, 300*time.Millisecond)
 	}
 	end()
+	a.db.Pool.Reset() // its connections may be to a server that crashed
 	a.settlePrepared()
 	a.awaitActive(a.service)
 	a.caughtUp(a.service)
@@ -402,6 +405,7 @@ func (a *arena) run(seed uint64, next func(n int) *fault) {
 		t.Error("nothing was published")
 	}
 	a.service.stop()
+	return outcome{brokers: len(a.brokers), events: len(o.want), struck: a.struck}
 }
 
 // TestFaults strikes once with each fault.
@@ -421,7 +425,9 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestFaultMix strikes at random for as long as FFSTREAM_FAULTS_DURATION says.
+// TestFaultMix strikes at random for as long as FFSTREAM_FAULTS_DURATION says and
+// until FFSTREAM_FAULTS_KILLS processes of each kind were killed, and a fifth of
+// that in a cluster.
 func TestFaultMix(t *testing.T) {
 	text := os.Getenv("FFSTREAM_FAULTS_DURATION")
 	if text == "" {
@@ -431,20 +437,48 @@ func TestFaultMix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	kills := setting(t, "FFSTREAM_FAULTS_KILLS", 0)
 	seed := uint64(setting(t, "FFSTREAM_E2E_SEED", int(time.Now().UnixNano()&0xffffff)))
+	var outcomes []outcome
 	for _, brokers := range []int{1, 3} {
 		t.Run(fmt.Sprintf("R%d", brokers), func(t *testing.T) {
 			t.Logf("FFSTREAM_E2E_SEED=%d", seed)
 			a := newArena(t, brokers, seed)
-			over := time.After(duration / 2)
-			a.run(seed, func(int) *fault {
-				select {
-				case <-over:
-					return nil
-				default:
-					return &faults[a.rng.IntN(len(faults))]
-				}
-			})
+			if kills > 0 {
+				a.pace = time.Second // the oracle holds every event
+			}
+			if brokers > 1 {
+				kills /= 5 // an election takes its time
+			}
+			over := time.Now().Add(duration / 2)
+			outcomes = append(outcomes, a.run(seed, func(int) *fault { return a.any(over, kills) }))
 		})
 	}
+	if path := os.Getenv("FFSTREAM_FAULTS_REPORT"); path != "" && !t.Failed() {
+		if err := report(path, seed, outcomes); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// killings are the faults that FFSTREAM_FAULTS_KILLS counts.
+var killings = []string{"ffstream killed", "Postgres crashed", "NATS killed"}
+
+// any picks a fault until the time is over and there were kills enough; while
+// there were not, most are kills.
+func (a *arena) any(over time.Time, kills int) *fault {
+	var due []string
+	for _, name := range killings {
+		if a.struck[name] < kills {
+			due = append(due, name)
+		}
+	}
+	if len(due) == 0 && time.Now().After(over) {
+		return nil
+	}
+	if len(due) > 0 && a.rng.IntN(8) > 0 {
+		name := due[a.rng.IntN(len(due))]
+		return &faults[slices.IndexFunc(faults, func(f fault) bool { return f.name == name })]
+	}
+	return &faults[a.rng.IntN(len(faults))]
 }

@@ -337,28 +337,6 @@ func TestTOAST(t *testing.T) {
 	p.stop()
 }
 
-// TestTakeover: a second process stands by while the first holds the slot, and
-// goes on where it stopped.
-func TestTakeover(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, migrations.EngineNewest)
-	o := newOracle(w)
-	first := w.run()
-	second := start(t, w.env(), "run")
-	await(t, "the second process to stand by", func() (bool, string) {
-		return strings.Contains(second.output(), "standby"), second.output()
-	})
-	e := &engine.Engine{Version: engine.Newest}
-	stories := engine.StoriesOf(engine.Newest)
-	w.play(e, &stories[0], engine.Exec{Partition: 1, ID: uuid.New(), Lane: "default"})
-	first.kill()
-	w.play(e, &stories[1], engine.Exec{Partition: 2, ID: uuid.New(), Lane: "default"})
-	w.awaitActive(second)
-	w.caughtUp(second)
-	o.compare()
-	second.stop()
-}
-
 // TestOversized: an event above the broker's max_payload loses fields and says
 // so; a namespace that makes no subject is cut there; what follows is unharmed.
 func TestOversized(t *testing.T) {
