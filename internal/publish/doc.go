@@ -22,6 +22,12 @@
 // stored after that read breaks the new session's chain, and the tail is read
 // again.
 //
+// # The note
+//
+// Beside the stream there is a key-value bucket with one small value, which says
+// how far the log was dealt with. What it means is its writer's business; here it
+// is replaced only by whoever knows the value before it.
+//
 // # Not promised
 //
 // That a message which the broker acknowledged survives the broker: JetStream

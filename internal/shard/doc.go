@@ -19,6 +19,17 @@
 // overtake; the next one takes the slot first, then reads the stream's tail from
 // its leader, and drops what the slot replays up to there.
 //
+// # Continuity
+//
+// The stream's tail says how far events went. How far an idle log was dealt with
+// says a note beside the stream (publish.Bucket): the slot is confirmed only to
+// where a stored note says that everything before is in the stream, so a slot
+// that stands behind it was moved by somebody else, and one that a crash of
+// Postgres moved back was not. Before each session one pure function, judge,
+// compares slot, log, stream, note and publication; what it misses ends Run, and
+// Accept records it in the stream and goes on. Goroutine C (session.watch) looks
+// at stream and publication while the session lasts.
+//
 // # Retry
 //
 // Run alone retries: for ever, with capped exponential backoff and jitter, for
