@@ -67,9 +67,6 @@ func (s *sighting) judge() (course, *loss) {
 			l = check()
 		}
 	}
-	if l == nil && len(c.marks) == 0 {
-		c.marks = []mark{{End: s.slot.Confirmed, Sequence: s.tail.Sequence, Position: s.tail.Position}}
-	}
 	return c, l
 }
 

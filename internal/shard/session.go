@@ -26,7 +26,8 @@ type session struct {
 	pub     *publish.Publisher
 	ledger  ledger
 	journal *journal
-	extra   uint64       // events behind the normaliser's skip that are stored too
+	repeats ffstream.LSN // the commit up to which the slot repeats what is stored
+	extra   uint64       // events behind it that are stored too
 	expect  ffstream.LSN // a commit that the log must have; 0: none
 	inTx    bool         // between a Begin and its Commit
 	msg     pgoutput.Message
@@ -97,7 +98,7 @@ func (s *Shard) twice(gap error) error {
 func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher, way course) *session {
 	source, tail := e.source, e.sight.tail
 	ss := &session{shard: s, source: source, stream: e.stream, pub: pub, events: make(map[ffstream.PublicState]uint64)}
-	ss.position, ss.extra = way.skip, way.extra
+	ss.position, ss.repeats, ss.extra = way.skip, way.skip.Commit, way.extra
 	if tail.Stored && !tail.Gap && source.Slot().Confirmed <= tail.Position.Commit {
 		ss.expect = tail.Position.Commit
 	}
@@ -309,10 +310,10 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	return nil
 }
 
-// settle tells the ledger that the log before end is dealt with. Before the last
-// event of the stream has come by, its position is not known.
+// settle tells the ledger that the log before end is dealt with. While the slot
+// repeats what is stored, the sequence of what stands before end is not known.
 func (ss *session) settle(end ffstream.LSN) {
-	if ss.extra == 0 {
+	if ss.extra == 0 && end > ss.repeats {
 		ss.ledger.commit(entry{sequence: ss.pub.Sequence(), position: ss.position, end: end})
 	}
 }
