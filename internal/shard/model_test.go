@@ -77,7 +77,6 @@ type modelSession struct {
 
 func newModel(t *rapid.T, wait time.Duration) *model {
 	m := &model{t: t, now: time.Unix(1e9, 0), end: 0x1000, confirmed: 0x1000, persisted: 0x1000, first: 1, wait: wait}
-	m.remember()
 	m.start() // the service makes the slot, and notes it
 	m.remember()
 	return m
@@ -245,18 +244,28 @@ func (m *model) confirm() {
 	m.confirmed = max(m.confirmed, s.journal.ripe(s.ledger.done.end, m.now))
 }
 
-// forget takes the broker back to what it held not longer ago than the holdback.
-func (m *model) forget(i int) {
-	young := slices.IndexFunc(m.history, func(x memory) bool { return m.now.Sub(x.at) < m.wait })
+// forget takes the broker back to what it held not longer ago than a time, the
+// note too when both were lost.
+func (m *model) forget(i int, most time.Duration, both bool) {
+	young := slices.IndexFunc(m.history, func(x memory) bool { return m.now.Sub(x.at) < most })
 	if young < 0 {
 		return
 	}
 	x := m.history[young+i%(len(m.history)-young)]
-	m.stored, m.note, m.revision = m.stored[:x.stored], x.note, x.revision
+	m.stored = m.stored[:x.stored]
+	if both {
+		m.note, m.revision = x.note, x.revision
+	}
 	m.first = min(m.first, uint64(x.stored)+1)
 	m.session = nil // it lost its connection; what it sent may come later
 	m.history = slices.DeleteFunc(m.history, func(y memory) bool { return y.at.After(x.at) })
 	m.remember()
+}
+
+// age lets messages go that are older than max_age.
+func (m *model) age(t *rapid.T) {
+	m.now = m.now.Add(2 * time.Minute)
+	m.first = rapid.Uint64Range(m.first, max(m.first, uint64(len(m.stored))+1)).Draw(t, "first")
 }
 
 func (m *model) check() {
@@ -265,26 +274,41 @@ func (m *model) check() {
 			m.t.Fatalf("message %d is %s, and the log has %v", i+1, p, m.truth)
 		}
 	}
-	if m.hostile || m.wait > 0 {
+	if m.hostile {
 		return
 	}
-	n, err := decodeNote(m.note)
-	if err != nil {
-		m.t.Fatal(err)
+	for _, x := range m.history {
+		if m.now.Sub(x.at) >= m.wait && x.revision != m.revision {
+			continue
+		}
+		n, err := decodeNote(x.note)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if m.confirmed > 0x1000 && (n == nil || m.confirmed > n.last().End) {
+			m.t.Fatalf("the slot is confirmed to %s, and %s ago the note was %s", m.confirmed, m.now.Sub(x.at), x.note)
+		}
 	}
-	if m.confirmed > 0x1000 && (n == nil || m.confirmed > n.last().End) {
-		m.t.Fatalf("the slot is confirmed to %s, and the note is %s", m.confirmed, m.note)
+}
+
+// run plays for some seconds without faults.
+func (m *model) run() {
+	for range 5 {
+		m.now = m.now.Add(time.Second)
+		m.start()
+		m.read()
+		m.confirm()
+		for len(m.wire) > 0 {
+			m.deliver(0)
+		}
+		m.confirm()
 	}
 }
 
 // settle plays without faults until everything is stored and confirmed.
 func (m *model) finish() {
-	for range 40 * (len(m.truth) + len(m.log) + 10) {
-		m.now = m.now.Add(time.Second)
-		m.start()
-		m.read()
-		m.deliver(0)
-		m.confirm()
+	for range len(m.truth) + len(m.log) + 100 {
+		m.run()
 		m.check()
 		if m.lost || len(m.stored) == len(m.truth) && m.confirmed >= m.end {
 			return
@@ -306,6 +330,7 @@ func (m *model) actions() map[string]func(*rapid.T) {
 	}
 	return map[string]func(*rapid.T){
 		"commit":  func(t *rapid.T) { m.commit(rapid.Uint32Range(0, 3).Draw(t, "events")) },
+		"run":     several(m.run),
 		"start":   func(*rapid.T) { m.start() },
 		"read":    several(m.read),
 		"confirm": several(m.confirm),
@@ -335,10 +360,7 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel(t, 0)
 		actions := m.actions()
-		actions["age"] = func(t *rapid.T) {
-			m.now = m.now.Add(2 * time.Minute) // beyond max_age
-			m.first = rapid.Uint64Range(m.first, max(m.first, uint64(len(m.stored))+1)).Draw(t, "first")
-		}
+		actions["age"] = m.age
 		t.Repeat(actions)
 		m.t = t
 		m.finish()
@@ -352,7 +374,27 @@ func TestModelForgetful(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel(t, 10*time.Second)
 		actions := m.actions()
-		actions["forget"] = func(t *rapid.T) { m.forget(rapid.IntRange(0, 1000).Draw(t, "how far")) }
+		actions["forget"] = func(t *rapid.T) {
+			m.forget(rapid.IntRange(0, 1000).Draw(t, "how far"), m.wait, rapid.Bool().Draw(t, "the note too"))
+		}
+		t.Repeat(actions)
+		m.t = t
+		m.finish()
+	})
+}
+
+// TestModelAmnesia: a broker that forgets anything, and keeps its note or not, is
+// noticed wherever the slot cannot refill it.
+func TestModelAmnesia(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := newModel(t, 0)
+		m.hostile = true
+		actions := m.actions()
+		actions["age"] = m.age
+		actions["forget"] = func(t *rapid.T) {
+			m.forget(rapid.IntRange(0, 1000).Draw(t, "how far"), time.Hour, rapid.Bool().Draw(t, "the note too"))
+		}
 		t.Repeat(actions)
 		m.t = t
 		m.finish()
