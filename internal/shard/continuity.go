@@ -39,7 +39,7 @@ type course struct {
 	skip  ffstream.Position // events up to here are stored,
 	extra uint64            // and so many behind it, which have aged out
 	marks []mark            // of the note, those that hold for what the stream has
-	// refill: the broker forgot events that the slot still has.
+	// refill: the broker forgot events, and the slot has to have them.
 	refill bool
 }
 
@@ -62,7 +62,7 @@ func (s *sighting) judge() (course, *loss) {
 		return course{marks: []mark{{End: s.slot.Confirmed}}}, nil // nothing ever was in the stream
 	}
 	c, l := s.course()
-	for _, check := range []func() *loss{s.checkStream, func() *loss { return s.checkSlot(c.marks) }, s.checkPublication} {
+	for _, check := range []func() *loss{s.checkStream, func() *loss { return s.checkSlot(&c) }, s.checkPublication} {
 		if l == nil {
 			l = check()
 		}
@@ -81,7 +81,6 @@ func (s *sighting) checkTimeline() *loss {
 		before = s.tail.Position
 	}
 	if s.forked && before.Commit < s.fork {
-		s.note.Marks = slices.DeleteFunc(s.note.Marks, func(m mark) bool { return m.End > s.fork })
 		return nil
 	}
 	what := fmt.Sprintf("the database is on timeline %d, and the stream, which ends at %s, follows timeline %d", s.system.Timeline, before, s.note.Timeline)
@@ -97,18 +96,13 @@ func (s *sighting) course() (course, *loss) {
 	if s.note != nil {
 		last := s.note.last()
 		for _, m := range s.note.Marks {
-			if m.Sequence <= s.tail.Sequence {
+			if m.Sequence <= s.tail.Sequence && (!s.forked || m.End <= s.fork) {
 				c.marks = append(c.marks, m)
 			}
 		}
 		if s.tail.Sequence < last.Sequence {
 			if s.streamMade {
 				return c, &loss{reason: ffstream.GapStreamMissing, what: fmt.Sprintf("the stream was deleted, with messages up to %d (%s)", last.Sequence, last.Position), restore: "restore the stream"}
-			}
-			if !s.refills() {
-				return c, &loss{reason: ffstream.GapStreamForgot, what: fmt.Sprintf("the broker forgot what it had acknowledged, or the stream was restored or made again: "+
-					"it ends with message %d, and messages up to %d (%s) were stored; the slot has let their log go, which --confirm-holdback or sync_interval: always in NATS prevents",
-					s.tail.Sequence, last.Sequence, last.Position), restore: "restore the stream"}
 			}
 			c.refill = true
 		}
@@ -128,22 +122,6 @@ func (s *sighting) course() (course, *loss) {
 		c.skip, c.extra = c.marks[n-1].Position, s.tail.Sequence-c.marks[n-1].Sequence
 	}
 	return c, nil
-}
-
-// refills reports whether the slot still has every event behind the tail.
-func (s *sighting) refills() bool {
-	if s.slotMade {
-		return false
-	}
-	if s.tail.Stored && s.slot.Confirmed <= s.tail.Position.Commit {
-		return true
-	}
-	for _, m := range s.note.Marks {
-		if m.End >= s.slot.Confirmed { // the log from there on is in the slot
-			return m.Sequence <= s.tail.Sequence
-		}
-	}
-	return false
 }
 
 // checkStream looks for messages that somebody else removed or replaced.
@@ -180,7 +158,7 @@ func (n *note) checkState(state *publish.State, now time.Time) *loss {
 }
 
 // checkSlot looks for a slot that does not reach back to where the stream ends.
-func (s *sighting) checkSlot(marks []mark) *loss {
+func (s *sighting) checkSlot(c *course) *loss {
 	reach := ffstream.LSN(0) // the log before this is dealt with
 	if s.tail.Stored {
 		reach = s.tail.Position.Commit
@@ -188,14 +166,19 @@ func (s *sighting) checkSlot(marks []mark) *loss {
 			reach++ // a gap's event stands right before the place where the slot goes on
 		}
 	}
-	if n := len(marks); n > 0 {
-		reach = max(reach, marks[n-1].End)
+	if n := len(c.marks); n > 0 {
+		reach = max(reach, c.marks[n-1].End)
 	}
 	switch {
 	case s.slotMade:
 		return &loss{reason: ffstream.GapSlotMissing, what: "the replication slot was dropped", restore: "restore the slot with the database"}
 	case s.slot.Confirmed <= reach:
 		return nil
+	case c.refill:
+		last := s.note.last()
+		return &loss{reason: ffstream.GapStreamForgot, what: fmt.Sprintf("the broker forgot what it had acknowledged, or the stream was restored or made again: "+
+			"it ends with message %d, and messages up to %d (%s) were stored; the slot has let their log go, which --confirm-holdback or sync_interval: always in NATS prevents",
+			s.tail.Sequence, last.Sequence, last.Position), restore: "restore the stream"}
 	case s.note == nil:
 		return &loss{reason: ffstream.GapNoteMissing, what: fmt.Sprintf("the slot is confirmed up to %s, and the note that would say that the stream has everything up to there is gone", s.slot.Confirmed),
 			restore: "restore the note"}

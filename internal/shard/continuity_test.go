@@ -1,0 +1,112 @@
+package shard
+
+import (
+	"testing"
+	"time"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/publish"
+	"github.com/ffstream/ffstream/internal/repl"
+)
+
+// healthy is a sighting with nothing wrong: ten messages, the last at 0x100, and
+// an idle log that was dealt with up to 0x200.
+func healthy() *sighting {
+	at := func(lsn ffstream.LSN) ffstream.Position { return ffstream.Position{Commit: lsn} }
+	now := time.Unix(1e9, 0)
+	return &sighting{
+		slot: repl.Slot{Exists: true, Confirmed: 0x200}, system: repl.System{ID: 1, Timeline: 1, End: 0x300}, now: now,
+		tail: publish.Tail{Sequence: 10, Stored: true, Position: at(0x100), State: publish.State{First: 1, MaxAge: time.Hour}},
+		note: &note{
+			SystemID: 1, Timeline: 1, Publication: "b",
+			Marks:   []mark{{End: 0x180, Sequence: 9, Position: at(0xF0)}, {End: 0x200, Sequence: 10, Position: at(0x100)}},
+			Anchors: []anchor{{Sequence: 3, At: now.Add(-50 * time.Minute)}, {Sequence: 10, At: now.Add(-time.Minute)}},
+		},
+		noted: at(0x100), noteHas: true, lineage: []string{"b"},
+	}
+}
+
+// TestJudge: each breach has its reason, and what only looks like one has none.
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(s *sighting)
+		reason string // empty: none
+		extra  uint64
+		refill bool
+	}{
+		"nothing":                         {func(*sighting) {}, "", 0, false},
+		"Postgres crashed":                {func(s *sighting) { s.slot.Confirmed = 0x20 }, "", 0, false},
+		"first start":                     {func(s *sighting) { s.slotMade, s.streamMade, s.note, s.tail = true, true, nil, publish.Tail{} }, "", 0, false},
+		"first start, stream made before": {func(s *sighting) { s.slotMade, s.note, s.tail = true, nil, publish.Tail{} }, "", 0, false},
+		"died before the first note":      {func(s *sighting) { s.note, s.tail = nil, publish.Tail{} }, "", 0, false},
+		"slot dropped":                    {func(s *sighting) { s.slotMade = true }, ffstream.GapSlotMissing, 0, false},
+		"slot dropped before the first event": {func(s *sighting) {
+			s.slotMade, s.tail, s.note.Marks, s.noteHas = true, publish.Tail{}, []mark{{End: 0x80}}, false
+		}, ffstream.GapSlotMissing, 0, false},
+		"slot moved":                  {func(s *sighting) { s.slot.Confirmed = 0x201 }, ffstream.GapSlotMoved, 0, false},
+		"slot at the tail, note lost": {func(s *sighting) { s.note, s.slot.Confirmed = nil, 0x100 }, "", 0, false},
+		"note lost":                   {func(s *sighting) { s.note = nil }, ffstream.GapNoteMissing, 0, false},
+		"stream made again":           {func(s *sighting) { s.tail, s.noteHas = publish.Tail{}, false }, ffstream.GapStreamForgot, 0, true},
+		"stream deleted":              {func(s *sighting) { s.tail, s.noteHas, s.streamMade = publish.Tail{}, false, true }, ffstream.GapStreamMissing, 0, false},
+		"broker forgot, slot has it": {func(s *sighting) {
+			s.tail.Sequence, s.tail.Position.Commit, s.noteHas, s.slot.Confirmed = 9, 0xF0, false, 0x180
+		}, "", 0, true},
+		"broker forgot, slot let it go": {func(s *sighting) {
+			s.tail.Sequence, s.tail.Position.Commit, s.noteHas, s.slot.Confirmed = 9, 0xF0, false, 0x181
+		}, ffstream.GapStreamForgot, 0, true},
+		"a quiet month": {func(s *sighting) {
+			s.tail.Stored, s.tail.State.First, s.noteHas, s.now = false, 11, false, s.now.Add(30*24*time.Hour)
+		}, "", 0, false},
+		"aged out since the note": {func(s *sighting) {
+			s.tail.Sequence, s.tail.Stored, s.tail.State.First, s.noteHas, s.now = 14, false, 15, false, s.now.Add(30*24*time.Hour)
+		}, "", 4, false},
+		"aged in part":                      {func(s *sighting) { s.tail.State.First = 3 }, "", 0, false},
+		"purged":                            {func(s *sighting) { s.tail.Stored, s.tail.State.First, s.noteHas = false, 11, false }, ffstream.GapStreamPurged, 0, false},
+		"purged in part":                    {func(s *sighting) { s.tail.State.First = 4 }, ffstream.GapStreamPurged, 0, false},
+		"a limit dropped the first":         {func(s *sighting) { s.tail.State.First, s.tail.State.Limited = 4, true }, "", 0, false},
+		"message deleted":                   {func(s *sighting) { s.tail.State.Deleted = 1 }, ffstream.GapStreamEdited, 0, false},
+		"message deleted and that accepted": {func(s *sighting) { s.tail.State.Deleted, s.note.Deleted = 1, 1 }, "", 0, false},
+		"stream replaced":                   {func(s *sighting) { s.noted.Index++ }, ffstream.GapStreamEdited, 0, false},
+		"publication edited":                {func(s *sighting) { s.lineage = []string{"c"} }, ffstream.GapPublicationEdited, 0, false},
+		"publication extended":              {func(s *sighting) { s.lineage = []string{"a", "b", "c"} }, "", 0, false},
+		"promoted with everything":          {func(s *sighting) { s.system.Timeline, s.fork, s.forked, s.slot.Confirmed = 2, 0x1F0, true, 0x180 }, "", 0, false},
+		"promoted without the latest":       {func(s *sighting) { s.system.Timeline, s.fork, s.forked = 2, 0x100, true }, "timeline", 0, false},
+		"slot behind the fork":              {func(s *sighting) { s.system.Timeline, s.fork, s.forked = 2, 0x1F0, true }, ffstream.GapSlotMoved, 0, false},
+		"another history":                   {func(s *sighting) { s.system.Timeline = 2 }, "timeline", 0, false},
+		"behind a gap": {func(s *sighting) {
+			s.tail.Gap, s.tail.Position, s.tail.Sequence, s.note.Marks, s.slot.Confirmed = true, ffstream.GapPosition(0x400, 11), 11, nil, 0x400
+		}, "", 0, false},
+		"moved behind a gap": {func(s *sighting) {
+			s.tail.Gap, s.tail.Position, s.tail.Sequence, s.slot.Confirmed = true, ffstream.GapPosition(0x400, 11), 11, 0x401
+		}, ffstream.GapSlotMoved, 0, false},
+	} {
+		s := healthy()
+		tc.change(s)
+		c, l := s.judge()
+		reason := ""
+		if l != nil {
+			reason = l.reason
+		}
+		if reason != tc.reason || c.extra != tc.extra || c.refill != tc.refill && l == nil {
+			t.Errorf("%s: reason %q, %d extra, refill %t; want %q, %d, %t", name, reason, c.extra, c.refill, tc.reason, tc.extra, tc.refill)
+		}
+	}
+}
+
+// TestNoteRoundTrip: a note is read as it was written.
+func TestNoteRoundTrip(t *testing.T) {
+	t.Parallel()
+	n := healthy().note
+	n.Slot = "s"
+	again, err := decodeNote(n.encode())
+	if err != nil || again.last().End != 0x200 || again.last().Position != n.last().Position || len(again.Marks) != 2 || !again.Anchors[1].At.Equal(n.Anchors[1].At) || again.SystemID != 1 || again.Publication != "b" {
+		t.Errorf("read %+v, %v", again, err)
+	}
+	if _, err := decodeNote([]byte("{")); err == nil {
+		t.Error("half a note was read")
+	}
+	if none, err := decodeNote(nil); none != nil || err != nil {
+		t.Errorf("no note is %+v, %v", none, err)
+	}
+}
