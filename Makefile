@@ -27,6 +27,8 @@ test: postgres ## Set up and pass all tests
 lint: ## Run the linters
 	@scripts/lint
 
+EXECUTIONS ?= 20000
+ROUNDS ?= 5
 DURATION ?= 10m
 SEED ?=
 KILLS ?= 0
@@ -46,7 +48,11 @@ golden: ## Rewrite the golden transcripts from what the code does; read the diff
 	$(GO) test ./internal/normalize -run Golden -update
 
 .PHONY: bench
-bench: ## Go benchmarks, for benchstat
+bench: postgres ## Measure the service beside other readers of the same log, as ratios; EXECUTIONS and ROUNDS say how much
+	FFSTREAM_BENCH=1 FFSTREAM_BENCH_EXECUTIONS=$(EXECUTIONS) FFSTREAM_BENCH_ROUNDS=$(ROUNDS) $(GO) test ./e2e/bench -v -count=1 -timeout 0
+
+.PHONY: gobench
+gobench: ## Go benchmarks, for benchstat
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: clean

@@ -47,6 +47,12 @@ func Server(tb testing.TB) *NATSProcess {
 	return startAll(tb, []childConfig{{Name: "single"}})[0]
 }
 
+// SyncingServer is Server with sync_interval: always: what it acknowledges is on disk.
+func SyncingServer(tb testing.TB) *NATSProcess {
+	tb.Helper()
+	return startAll(tb, []childConfig{{Name: "syncing", SyncAlways: true}})[0]
+}
+
 // Cluster starts n server processes that form one JetStream cluster.
 func Cluster(tb testing.TB, n int) []*NATSProcess {
 	tb.Helper()
@@ -98,6 +104,9 @@ func (p *NATSProcess) URL() string { return "nats://127.0.0.1:" + strconv.Itoa(p
 
 // Name is the server's name in its cluster.
 func (p *NATSProcess) Name() string { return p.cfg.Name }
+
+// Pid is the number of the process.
+func (p *NATSProcess) Pid() int { return p.cmd.Process.Pid }
 
 // Dir is where the server keeps its files.
 func (p *NATSProcess) Dir() string { return p.cfg.Dir }
