@@ -51,6 +51,12 @@ golden: ## Rewrite the golden transcripts from what the code does; read the diff
 bench: postgres ## Measure the service beside other readers of the same log, as ratios; EXECUTIONS and ROUNDS say how much
 	FFSTREAM_BENCH=1 FFSTREAM_BENCH_EXECUTIONS=$(EXECUTIONS) FFSTREAM_BENCH_ROUNDS=$(ROUNDS) $(GO) test ./e2e/bench -v -count=1 -timeout 0
 
+.PHONY: profile
+profile: postgres ## Profile a drain: .cache/cpu.pprof and .cache/heap.pprof
+	@mkdir -p .cache
+	FFSTREAM_BENCH=1 FFSTREAM_BENCH_EXECUTIONS=$(EXECUTIONS) $(GO) test ./e2e/bench -run '^$$' -bench '^BenchmarkDrain$$' -benchtime 5x -timeout 0 \
+		-o .cache/bench.test -cpuprofile $(CURDIR)/.cache/cpu.pprof -memprofile $(CURDIR)/.cache/heap.pprof
+
 .PHONY: gobench
 gobench: ## Go benchmarks, for benchstat
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
@@ -80,6 +82,27 @@ func (f *forgetful) holds(p *process, n uint64) {
 	})
 }
 
+// noted waits until the note says that n messages are stored, and the slot has
+// been told how far that lets it be confirmed.
+func (f *forgetful) noted(p *process, n uint64) {
+	f.w.t.Helper()
+	await(f.w.t, "the note", func() (bool, string) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		bucket, err := f.w.js.KeyValue(ctx, f.w.bucket())
+		if err != nil {
+			return false, err.Error()
+		}
+		entry, err := bucket.Get(ctx, "note")
+		if err != nil {
+			return false, err.Error()
+		}
+		return strings.Contains(string(entry.Value()), fmt.Sprintf(`"sequence":%d,`, n)), string(entry.Value()) + p.output()
+	})
+	f.w.statusSent()
+	f.w.statusSent()
+}
+
 // TestBrokerForgets: messages that the broker acknowledged and forgot come again
 // from a slot whose confirmation was held back, whether the service noticed the
 // loss or was started after it; else the service stops and names the gap.
@@ -99,11 +122,12 @@ func TestBrokerForgets(t *testing.T) {
 		w.play(e, &story, engine.Exec{Partition: 2, ID: uuid.New()})
 		w.play(e, &story, engine.Exec{Partition: 3, ID: uuid.New()})
 		f.holds(p, 9)
+		f.noted(p, 9)
 		return w, o, f, p
 	}
 	t.Run("held back", func(t *testing.T) {
 		t.Parallel()
-		w, o, f, p := begin(t, "--confirm-holdback=1h")
+		w, o, f, p := begin(t, "--confirm-holdback=1m")
 		f.forget()
 		f.holds(p, 9)
 		o.compare()
@@ -117,10 +141,10 @@ func TestBrokerForgets(t *testing.T) {
 	})
 	t.Run("held back, the service restarted", func(t *testing.T) {
 		t.Parallel()
-		w, o, f, p := begin(t, "--confirm-holdback=1h")
+		w, o, f, p := begin(t, "--confirm-holdback=1m")
 		p.kill()
 		f.forget()
-		p = w.run("--confirm-holdback=1h")
+		p = w.run("--confirm-holdback=1m")
 		f.holds(p, 9)
 		o.compare()
 		p.stop()

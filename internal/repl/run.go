@@ -18,10 +18,11 @@ const (
 	batchBuffer = 1 << 20 // bytes; a longer message makes its batch grow
 	// maxMessage bounds one message: a field is at most 1 GiB.
 	maxMessage = 1 << 30
-	// bulkRead is the size from which a read counts as one of many: the server
-	// is ahead, and waiting a little lets it send without waking this process
-	// for each message. bulkNap is how long.
-	bulkRead = 128 << 10
+	// A server that sends bulkRead bytes within bulkNap is working off a backlog.
+	// Most of its time then goes into waking this process for each message, so
+	// the reader naps before each read and lets it run ahead. One that sends less
+	// is read at once: a nap would only delay.
+	bulkRead = 16 << 10
 	bulkNap  = 5 * time.Millisecond
 	// confirmInterval bounds how long a confirmation waits for its status message.
 	confirmInterval = time.Second
@@ -132,7 +133,7 @@ func (s *Stream) handOver(ctx context.Context, b *Batch, out chan<- *Batch) erro
 
 // fill reads until b holds at least one whole message.
 func (s *Stream) fill(ctx context.Context, b *Batch) error {
-	if s.bulk {
+	if s.pace.bulk {
 		nap := time.NewTimer(bulkNap)
 		select {
 		case <-nap.C:
@@ -155,7 +156,7 @@ func (s *Stream) fill(ctx context.Context, b *Batch) error {
 		}
 		n, err := s.in.Read(b.buf[len(b.buf):cap(b.buf)])
 		b.buf = b.buf[:len(b.buf)+n]
-		s.bulk = n >= bulkRead
+		s.pace.read(n, time.Now())
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
@@ -167,6 +168,22 @@ func (s *Stream) fill(ctx context.Context, b *Batch) error {
 		}
 	}
 	return s.statusIfDue()
+}
+
+// pace tells a backlog from a live log by how much comes how fast.
+type pace struct {
+	bulk  bool
+	since time.Time // when the bytes began to be counted
+	bytes int
+}
+
+// read notes n bytes that were read.
+func (p *pace) read(n int, now time.Time) {
+	p.bytes += n
+	if passed := now.Sub(p.since); passed >= bulkNap {
+		p.bulk = float64(p.bytes) >= bulkRead*float64(passed)/float64(bulkNap)
+		p.since, p.bytes = now, 0
+	}
 }
 
 // reserve makes room for the rest of a message whose length is known, or for

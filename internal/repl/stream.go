@@ -72,8 +72,8 @@ type Stream struct {
 	lastStatus time.Time
 	free       chan *Batch // batches to read into: receivers put them back; capacity is the number made
 	carry      []byte      // an incomplete message at the end of the last batch
-	bulk       bool        // the previous read filled what it was given to fill
-	failed     bool        // Run ended before its context did
+	pace       pace
+	failed     bool // Run ended before its context did
 }
 
 // Open connects, identifies the server and looks at the slot. It changes
