@@ -57,6 +57,8 @@ type Publisher struct {
 	singles  int // answers outstanding for single messages
 	batchSeq int // atomic batches of this publisher, for their ids
 
+	tempo tempo
+
 	noteSubject  string
 	noteRevision uint64
 	noting       time.Time // when the note that waits for its answer was written; zero: none does
@@ -183,14 +185,17 @@ func (p *Publisher) mustWait() bool {
 	if p.batches > 0 {
 		return true
 	}
-	return p.gather.multi && p.atomic && p.singles > 0
+	return p.batching() && p.singles > 0
 }
+
+// batching: what is gathered goes out as atomic batches.
+func (p *Publisher) batching() bool { return p.atomic && (p.gather.multi || p.tempo.batching) }
 
 // sendComplete sends every complete transaction.
 func (p *Publisher) sendComplete(ctx context.Context) error {
 	for p.gather.complete > 0 {
 		n := p.gather.complete
-		if p.atomic && p.gather.multi {
+		if p.batching() {
 			n = p.gather.whole(maxBatch)
 			for p.singles > 0 {
 				if err := p.wait(ctx); err != nil {
@@ -384,6 +389,11 @@ func (p *Publisher) ack(m *nats.Msg) error {
 	if answer.Sequence != asked {
 		return fmt.Errorf("acknowledge message %d: %w: it was stored as %d", asked, ErrAmbiguous, answer.Sequence)
 	}
+	limit := int(p.sent-p.acked) >= p.cfg.Window/2
+	if p.tempo.batching {
+		limit = p.batches > 1 || p.gather.complete >= gatherLimit
+	}
+	p.tempo.acked(asked, limit, time.Now())
 	n := 0
 	for n < len(p.pending) && p.pending[n].seq <= asked {
 		p.bytes -= p.pending[n].bytes
@@ -396,6 +406,9 @@ func (p *Publisher) ack(m *nats.Msg) error {
 	}
 	p.pending = p.pending[:copy(p.pending, p.pending[n:])]
 	p.acked = max(p.acked, asked)
+	if len(p.pending) == 0 && p.gather.complete == 0 {
+		p.tempo.idle()
+	}
 	return nil
 }
 

@@ -1,0 +1,62 @@
+package publish
+
+import (
+	"testing"
+	"time"
+)
+
+// drive plays a broker of two speeds, messages a second, that is the limit for n
+// acknowledgements of 64 messages.
+func drive(t *tempo, now *time.Time, sequence *uint64, n int, singles, batches float64) {
+	for range n {
+		rate := singles
+		if t.batching {
+			rate = batches
+		}
+		*now = now.Add(time.Duration(64 / rate * float64(time.Second)))
+		*sequence += 64
+		t.acked(*sequence, true, *now)
+	}
+}
+
+// TestTempo: the faster way is found, whichever it is, and found again when the
+// broker changes; a trickle is sent as single messages.
+func TestTempo(t *testing.T) {
+	t.Parallel()
+	now, sequence := time.Unix(1e9, 0), uint64(0)
+	var leisure tempo
+	drive(&leisure, &now, &sequence, 1000, 60e3, 30e3)
+	if leisure.batching || leisure.batches == 0 {
+		t.Errorf("a broker that takes single messages faster: %+v", leisure)
+	}
+	var syncing tempo
+	drive(&syncing, &now, &sequence, 200, 3e3, 30e3)
+	if !syncing.batching {
+		t.Errorf("a broker that takes batches faster: %+v", syncing)
+	}
+	syncing.idle()
+	if syncing.batching {
+		t.Error("an idle log is batched")
+	}
+	drive(&syncing, &now, &sequence, 70, 3e3, 30e3)
+	if !syncing.batching {
+		t.Errorf("a backlog after an idle hour: %+v", syncing)
+	}
+	drive(&syncing, &now, &sequence, 500, 60e3, 2e3)
+	if syncing.batching {
+		t.Errorf("a broker whose disk became slow for batches: %+v", syncing)
+	}
+	now = now.Add(tempoRetry)
+	drive(&syncing, &now, &sequence, 200, 3e3, 30e3)
+	if !syncing.batching {
+		t.Errorf("a broker that changed: %+v", syncing)
+	}
+	var trickle tempo
+	for range 10000 {
+		now, sequence = now.Add(time.Millisecond), sequence+1
+		trickle.acked(sequence, false, now)
+	}
+	if trickle != (tempo{}) {
+		t.Errorf("a trickle: %+v", trickle)
+	}
+}
