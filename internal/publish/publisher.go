@@ -172,6 +172,9 @@ func (p *Publisher) Acks() <-chan *nats.Msg { return p.acks }
 // dispatch sends complete transactions unless waiting merges them for less.
 func (p *Publisher) dispatch(ctx context.Context) error {
 	if p.gather.complete == 0 || p.mustWait() && p.gather.complete < maxBatch && len(p.gather.bytes) < gatherBytes {
+		if p.gather.complete >= gatherLimit {
+			p.tempo.press(p.acked, time.Now())
+		}
 		return nil
 	}
 	return p.sendComplete(ctx)
@@ -218,7 +221,8 @@ func (p *Publisher) sendComplete(ctx context.Context) error {
 
 // room waits until n more messages fit the window.
 func (p *Publisher) room(ctx context.Context, n int) error {
-	for len(p.pending) > 0 && (int(p.sent-p.acked)+n > p.cfg.Window || p.bytes > windowBytes) {
+	for len(p.pending) > 0 && (int(p.sent-p.acked)+n > max(p.tempo.window(p.cfg.Window), n) || p.bytes > windowBytes) {
+		p.tempo.press(p.acked, time.Now())
 		if err := p.wait(ctx); err != nil {
 			return err
 		}
@@ -389,11 +393,7 @@ func (p *Publisher) ack(m *nats.Msg) error {
 	if answer.Sequence != asked {
 		return fmt.Errorf("acknowledge message %d: %w: it was stored as %d", asked, ErrAmbiguous, answer.Sequence)
 	}
-	limit := int(p.sent-p.acked) >= p.cfg.Window/2
-	if p.tempo.batching {
-		limit = p.batches > 1 || p.gather.complete >= gatherLimit
-	}
-	p.tempo.acked(asked, limit, time.Now())
+	p.tempo.acked(asked, time.Now())
 	n := 0
 	for n < len(p.pending) && p.pending[n].seq <= asked {
 		p.bytes -= p.pending[n].bytes

@@ -13,28 +13,38 @@ type tempo struct {
 	tried            time.Time // when batches were begun with last
 	began            time.Time // of the measurement that goes on; zero: none does
 	from             uint64    // sequence that was acknowledged then
+	pressed          bool      // there was more to send than the broker took, since then
 }
 
 const (
-	// tempoSample is how many messages a measurement takes.
-	tempoSample = 4096
+	// A measurement takes tempoSample messages, or as many as come in tempoTime
+	// but not fewer than tempoLeast.
+	tempoSample, tempoLeast = 4096, 512
+	tempoTime               = 100 * time.Millisecond
 	// tempoMargin is by how much the other way has to be faster.
 	tempoMargin = 1.1
 	// tempoRetry is after how long a way that was slower is tried again.
 	tempoRetry = time.Minute
 )
 
-// acked notes that everything up to sequence is stored. While the broker is not
-// the limit nothing is learnt.
-func (t *tempo) acked(sequence uint64, limit bool, now time.Time) {
-	switch {
-	case !limit:
-		t.began = time.Time{}
-	case t.began.IsZero():
+// press says that there is more to send than the broker takes. Everything up to
+// sequence is stored.
+func (t *tempo) press(sequence uint64, now time.Time) {
+	if t.began.IsZero() {
 		t.began, t.from = now, sequence
-	case sequence-t.from >= tempoSample:
-		rate := float64(sequence-t.from) / now.Sub(t.began).Seconds()
-		t.began = time.Time{}
+	}
+	t.pressed = true
+}
+
+// acked notes that everything up to sequence is stored. Where the broker was not
+// the limit nothing is learnt.
+func (t *tempo) acked(sequence uint64, now time.Time) {
+	if n := sequence - t.from; t.began.IsZero() || n < tempoLeast || n < tempoSample && now.Sub(t.began) < tempoTime {
+		return
+	}
+	rate, pressed := float64(sequence-t.from)/now.Sub(t.began).Seconds(), t.pressed
+	t.began, t.pressed = time.Time{}, false
+	if pressed {
 		t.choose(rate, now)
 	}
 }
@@ -51,5 +61,14 @@ func (t *tempo) choose(rate float64, now time.Time) {
 	}
 }
 
+// window bounds the messages in flight. Until the broker's speed is known it is
+// small, because what is in flight has to be stored before batches can begin.
+func (t *tempo) window(most int) int {
+	if t.singles == 0 {
+		return min(most, tempoLeast)
+	}
+	return most
+}
+
 // idle says that nothing is in flight and nothing waits.
-func (t *tempo) idle() { t.batching, t.began = false, time.Time{} }
+func (t *tempo) idle() { t.batching, t.began, t.pressed = false, time.Time{}, false }

@@ -15,7 +15,8 @@ func drive(t *tempo, now *time.Time, sequence *uint64, n int, singles, batches f
 		}
 		*now = now.Add(time.Duration(64 / rate * float64(time.Second)))
 		*sequence += 64
-		t.acked(*sequence, true, *now)
+		t.press(*sequence, *now)
+		t.acked(*sequence, *now)
 	}
 }
 
@@ -54,7 +55,7 @@ func TestTempo(t *testing.T) {
 	var trickle tempo
 	for range 10000 {
 		now, sequence = now.Add(time.Millisecond), sequence+1
-		trickle.acked(sequence, false, now)
+		trickle.acked(sequence, now)
 	}
 	if trickle != (tempo{}) {
 		t.Errorf("a trickle: %+v", trickle)
