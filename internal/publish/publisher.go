@@ -196,6 +196,7 @@ func (p *Publisher) batching() bool { return p.atomic && (p.gather.multi || p.te
 
 // sendComplete sends every complete transaction.
 func (p *Publisher) sendComplete(ctx context.Context) error {
+	p.tempo.wake(time.Now())
 	for p.gather.complete > 0 {
 		n := p.gather.complete
 		if p.batching() {
@@ -407,7 +408,7 @@ func (p *Publisher) ack(m *nats.Msg) error {
 	p.pending = p.pending[:copy(p.pending, p.pending[n:])]
 	p.acked = max(p.acked, asked)
 	if len(p.pending) == 0 && p.gather.complete == 0 {
-		p.tempo.idle()
+		p.tempo.idle(time.Now())
 	}
 	return nil
 }

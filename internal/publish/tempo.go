@@ -13,6 +13,7 @@ type tempo struct {
 	tried            time.Time // when batches were begun with last
 	began            time.Time // of the measurement that goes on; zero: none does
 	from             uint64    // sequence that was acknowledged then
+	rests            time.Time // since when nothing is in flight; zero: something is
 	pressed          bool      // there was more to send than the broker took, since then
 }
 
@@ -21,6 +22,8 @@ const (
 	// but not fewer than tempoLeast.
 	tempoSample, tempoLeast = 4096, 512
 	tempoTime               = 100 * time.Millisecond
+	// tempoRest is how long a log is idle that is taken for a trickle.
+	tempoRest = time.Second
 	// tempoMargin is by how much the other way has to be faster.
 	tempoMargin = 1.1
 	// tempoRetry is after how long a way that was slower is tried again.
@@ -71,4 +74,18 @@ func (t *tempo) window(most int) int {
 }
 
 // idle says that nothing is in flight and nothing waits.
-func (t *tempo) idle() { t.batching, t.began, t.pressed = false, time.Time{}, false }
+func (t *tempo) idle(now time.Time) {
+	t.began, t.pressed = time.Time{}, false
+	if t.rests.IsZero() {
+		t.rests = now
+	}
+}
+
+// wake says that something is sent. A log that was idle for long trickles, until
+// it is seen to press.
+func (t *tempo) wake(now time.Time) {
+	if !t.rests.IsZero() && now.Sub(t.rests) >= tempoRest {
+		t.batching = false
+	}
+	t.rests = time.Time{}
+}

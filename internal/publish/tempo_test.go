@@ -35,9 +35,17 @@ func TestTempo(t *testing.T) {
 	if !syncing.batching {
 		t.Errorf("a broker that takes batches faster: %+v", syncing)
 	}
-	syncing.idle()
+	syncing.idle(now)
+	now = now.Add(tempoRest / 2)
+	syncing.wake(now)
+	if !syncing.batching {
+		t.Error("a breath ends the batches of a backlog")
+	}
+	syncing.idle(now)
+	now = now.Add(tempoRest)
+	syncing.wake(now)
 	if syncing.batching {
-		t.Error("an idle log is batched")
+		t.Error("a log that trickles is batched")
 	}
 	drive(&syncing, &now, &sequence, 70, 3e3, 30e3)
 	if !syncing.batching {
