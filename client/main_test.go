@@ -1,0 +1,123 @@
+package client_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/client"
+	"github.com/ffstream/ffstream/internal/testenv"
+)
+
+func TestMain(m *testing.M) {
+	code := testenv.Main(m.Run)
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+const patience = time.Minute // with what a test waits for; a green one never takes it
+
+func testContext(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// feed is a stream of one's own and what was put into it.
+type feed struct {
+	t      testing.TB
+	js     jetstream.JetStream
+	stream string
+	commit ffstream.LSN
+}
+
+var streams atomic.Int64
+
+func newFeed(t testing.TB, url string) *feed {
+	t.Helper()
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &feed{t: t, js: js, stream: fmt.Sprintf("c%d", streams.Add(1)), commit: 0x1000}
+	if _, err := js.CreateStream(testContext(t), jetstream.StreamConfig{Name: f.stream, Subjects: []string{f.stream + ".>"}, AllowDirect: true}); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func (f *feed) config(change func(*client.Config)) client.Config {
+	cfg := client.Config{Stream: f.stream, Prefix: f.stream, From: client.All(), RetryMin: time.Millisecond, RetryMax: 4 * time.Millisecond}
+	if change != nil {
+		change(&cfg)
+	}
+	return cfg
+}
+
+func (f *feed) subscriber(change func(*client.Config)) *client.Subscriber {
+	f.t.Helper()
+	s, err := client.New(f.js, f.config(change))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return s
+}
+
+// execution is the nth execution of a test.
+func execution(n int) ffstream.ExecutionID {
+	return ffstream.NewExecutionID(uint16(n%256), uuid.NewSHA1(uuid.Nil, fmt.Append(nil, n)))
+}
+
+// transaction stores the events of one transaction.
+func (f *feed) transaction(events ...ffstream.Event) {
+	f.t.Helper()
+	f.commit += 0x10
+	for i := range events {
+		e := &events[i]
+		e.ID = ffstream.EventID{System: 7, Position: ffstream.Position{Commit: f.commit, Index: uint32(i)}}
+		e.Source, e.Time, e.Tx.Last = "/ffstream/test", time.Unix(1, 0), i == len(events)-1
+		if e.Type == "" {
+			e.Type = ffstream.TypeTransitioned
+		}
+		f.put(e.Subject(f.stream), e.AppendJSON(nil), e.Position().String())
+	}
+}
+
+func (f *feed) put(subject string, body []byte, position string) {
+	f.t.Helper()
+	m := &nats.Msg{Subject: subject, Data: body, Header: nats.Header{ffstream.HeaderPosition: {position}}}
+	if _, err := f.js.PublishMsgAsync(m); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *feed) stored() {
+	f.t.Helper()
+	select {
+	case <-f.js.PublishAsyncComplete():
+	case <-testContext(f.t).Done():
+		f.t.Fatal("events are not stored")
+	}
+}
+
+func step(n int, from, to ffstream.PublicState) ffstream.Event {
+	return ffstream.Event{ExecutionID: execution(n), LaneID: "default", Namespace: "ns", From: from, To: to}
+}

@@ -1,0 +1,162 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// pinGroup is the one priority group of a durable consumer: the server hands its
+// messages to one process at a time.
+const pinGroup = "ffstream"
+
+// Run gives each wanted event to handle until ctx ends; then it takes no more,
+// lets the handlers finish and returns nil. It outlives outages of the broker as
+// long as the connection does. An error is what waiting cannot mend: the stream
+// or the durable consumer is gone, or an event is poison and nobody takes it.
+func (s *Subscriber) Run(ctx context.Context, handle Handler) error {
+	if s.cfg.Ordered {
+		return s.runOrdered(ctx, handle)
+	}
+	return s.run(ctx, func(ctx context.Context, batch []*Message) error { return handle(ctx, batch[0]) }, false)
+}
+
+// RunTransactions is Run with the wanted events of one Postgres transaction
+// given together and acknowledged together, one transaction at a time, in the
+// order of the stream. A transaction with more than half of MaxPending events
+// comes in pieces: Tx.Last of the last event tells, where the filter takes that
+// event. Everything is received, and the filter applied here. A durable name
+// serves either Run or RunTransactions.
+func (s *Subscriber) RunTransactions(ctx context.Context, handle func(ctx context.Context, events []*Message) error) error {
+	if s.cfg.Ordered || s.cfg.Share.Of > 0 {
+		return errors.New("subscribe to transactions: want neither Ordered nor Share, which would take them apart")
+	}
+	return s.run(ctx, handle, true)
+}
+
+func (s *Subscriber) run(ctx context.Context, handle batchHandler, grouped bool) error {
+	stream, err := s.js.Stream(ctx, s.cfg.Stream)
+	if err != nil {
+		return fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
+	}
+	var done ring
+	var from uint64
+	for {
+		consumer, err := s.open(ctx, stream, grouped, from)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
+		}
+		ss := newSession(s, consumer, handle, grouped, &done)
+		err = ss.run(ctx)
+		if s.cfg.Durable != "" || !errors.Is(err, ErrConsumerGone) || ctx.Err() != nil {
+			if s.cfg.Durable == "" {
+				s.forget(ctx, consumer)
+			}
+			return err
+		}
+		from = ss.next // the server forgot an ephemeral consumer in an outage
+	}
+}
+
+// forget removes an ephemeral consumer; the server would, later.
+func (s *Subscriber) forget(ctx context.Context, consumer jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = s.js.DeleteConsumer(ctx, s.cfg.Stream, consumer.CachedInfo().Name)
+}
+
+// open makes the consumer, or takes the durable one that is there. From is where
+// an ephemeral one resumes, 0 at first.
+func (s *Subscriber) open(ctx context.Context, stream jetstream.Stream, grouped bool, from uint64) (jetstream.Consumer, error) {
+	want := s.consumerConfig(stream, grouped)
+	if s.cfg.Durable != "" {
+		there, err := stream.Consumer(ctx, s.cfg.Durable)
+		if err == nil {
+			return adopt(ctx, stream, there.CachedInfo().Config, want)
+		}
+		if !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return nil, err
+		}
+	}
+	if err := s.startAt(ctx, stream, &want, from); err != nil {
+		return nil, err
+	}
+	return stream.CreateConsumer(ctx, want)
+}
+
+func (s *Subscriber) startAt(ctx context.Context, stream jetstream.Stream, c *jetstream.ConsumerConfig, from uint64) error {
+	var err error
+	if from == 0 {
+		if from, err = s.cfg.From.resolve(ctx, stream); err != nil {
+			return err
+		}
+	}
+	c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, from
+	if from == 0 {
+		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &s.cfg.From.time
+	}
+	return nil
+}
+
+func (s *Subscriber) consumerConfig(stream jetstream.Stream, grouped bool) jetstream.ConsumerConfig {
+	c := jetstream.ConsumerConfig{
+		Durable: s.cfg.Durable, AckPolicy: jetstream.AckExplicitPolicy, AckWait: s.cfg.AckWait,
+		MaxAckPending: s.cfg.MaxPending, MaxDeliver: -1,
+		FilterSubjects: s.cfg.subjects(),
+	}
+	if s.cfg.Durable == "" {
+		c.InactiveThreshold = 5 * time.Minute
+		c.MemoryStorage = stream.CachedInfo().Config.Replicas <= 1
+	} else if pins(s.js) {
+		c.PriorityPolicy, c.PriorityGroups, c.PinnedTTL = jetstream.PriorityPolicyPinned, []string{pinGroup}, s.cfg.AckWait
+	}
+	if grouped { // an acknowledgement is of all up to it, so that no part of a transaction can come again alone
+		c.AckPolicy = jetstream.AckAllPolicy
+		c.FilterSubjects = []string{s.cfg.Prefix + ".>"}
+	}
+	return c
+}
+
+// subjects is what the server is asked for.
+func (c *Config) subjects() []string {
+	f := c.filter()
+	return f.Subjects(c.Prefix, c.Control != nil)
+}
+
+// pins reports whether the server knows pinned clients: 2.11 or newer.
+func pins(js jetstream.JetStream) bool {
+	var major, minor int
+	_, err := fmt.Sscanf(js.Conn().ConnectedServerVersion(), "%d.%d", &major, &minor)
+	return err == nil && (major > 2 || major == 2 && minor >= 11)
+}
+
+// adopt gives a durable consumer what of its configuration may change. Where it
+// began cannot.
+func adopt(ctx context.Context, stream jetstream.Stream, there, want jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	if there.AckPolicy != want.AckPolicy {
+		return nil, fmt.Errorf("consumer %s acknowledges by %s, want %s: a durable name serves either Run or RunTransactions",
+			there.Durable, there.AckPolicy, want.AckPolicy)
+	}
+	now := there
+	now.FilterSubject, now.FilterSubjects = "", want.FilterSubjects
+	now.AckWait, now.MaxAckPending, now.PinnedTTL = want.AckWait, want.MaxAckPending, want.PinnedTTL
+	now.PriorityPolicy, now.PriorityGroups = want.PriorityPolicy, want.PriorityGroups
+	if slices.Equal(filtersOf(there), want.FilterSubjects) && there.AckWait == now.AckWait && there.MaxAckPending == now.MaxAckPending {
+		return stream.Consumer(ctx, there.Durable)
+	}
+	return stream.UpdateConsumer(ctx, now)
+}
+
+func filtersOf(c jetstream.ConsumerConfig) []string {
+	if c.FilterSubject != "" {
+		return []string{c.FilterSubject}
+	}
+	return c.FilterSubjects
+}

@@ -1,0 +1,293 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream"
+)
+
+type batchHandler func(ctx context.Context, batch []*Message) error
+
+// delivery is a message in hand: received, and neither acknowledged nor given up.
+type delivery struct {
+	Message
+	msg     jetstream.Msg // its latest delivery, whose reply subject counts
+	touched time.Time     // when the server last heard of it
+	broken  error         // why it is no event
+	barrier bool
+	skip    bool // acknowledged with its transaction, and not handled
+}
+
+// queue is what one execution waits for, in order.
+type queue struct {
+	key   ffstream.ExecutionID
+	items []*delivery
+	busy  bool // its head is being handled, is ready to be, or waits for another try
+	tries int  // of the head that failed
+}
+
+// session is one consumer, from its first message to its end. Messages enter by
+// receive, on the subscription's goroutine; the workers take them from ready.
+type session struct {
+	s       *Subscriber
+	cfg     *Config
+	filter  Filter
+	handle  batchHandler
+	grouped bool
+	con     jetstream.Consumer
+	failed  chan error // of capacity 1: the first error ends the session
+	suspect atomic.Bool // the consumer may be gone
+
+	mu       sync.Mutex // guards what follows
+	wake     *sync.Cond // ready has grown, or stopping
+	inHand   map[uint64]*delivery
+	queues   map[ffstream.ExecutionID]*queue
+	ready    []*queue
+	held     []*delivery // not yet given to a queue
+	holding  bool        // something older may be on its way
+	barrier  bool        // one is being handled
+	stopping bool
+	consumed uint64 // the consumer's sequence of the latest delivery
+	next     uint64 // where a new consumer would begin
+	done     *ring
+}
+
+func newSession(s *Subscriber, con jetstream.Consumer, handle batchHandler, grouped bool, done *ring) *session {
+	info := con.CachedInfo()
+	ss := &session{
+		s: s, cfg: &s.cfg, filter: s.cfg.filter(), handle: handle, grouped: grouped, con: con, failed: make(chan error, 1),
+		inHand: map[uint64]*delivery{}, queues: map[ffstream.ExecutionID]*queue{},
+		consumed: info.Delivered.Consumer, next: max(info.Delivered.Stream+1, info.Config.OptStartSeq), done: done,
+	}
+	done.size = 2 * s.cfg.MaxPending
+	ss.wake = sync.NewCond(&ss.mu)
+	return ss
+}
+
+// run returns nil when ctx ends and everything begun is finished.
+func (ss *session) run(ctx context.Context) error {
+	handlers, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	beside, stopBeside := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBeside()
+	ss.holding = ss.con.CachedInfo().NumAckPending > 0
+	var background, workers sync.WaitGroup
+	background.Go(func() { ss.heartbeats(beside) })
+	background.Go(func() { ss.release(beside) })
+	background.Go(func() { ss.reconnects(beside) })
+	count := ss.cfg.Workers
+	if ss.grouped {
+		count = 1
+	}
+	for range count {
+		workers.Go(func() { ss.work(handlers) })
+	}
+	err := ss.consume(ctx)
+	late := time.AfterFunc(ss.cfg.Drain, cancel)
+	workers.Wait()
+	late.Stop()
+	stopBeside()
+	background.Wait()
+	ss.giveBack(ctx)
+	return err
+}
+
+// consume receives until ctx ends or the session fails.
+func (ss *session) consume(ctx context.Context) error {
+	opts := []jetstream.PullConsumeOpt{
+		jetstream.PullMaxMessages(min(ss.cfg.MaxPending, 500)),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { ss.consumeError(err) }),
+	}
+	if len(ss.con.CachedInfo().Config.PriorityGroups) > 0 {
+		opts = append(opts, jetstream.PullPriorityGroup(pinGroup))
+	}
+	receiving, err := ss.con.Consume(ss.receive, opts...)
+	if err != nil {
+		return fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, err)
+	}
+	defer func() {
+		ss.stop()
+		receiving.Drain() // what is buffered comes to receive, which gives it back
+		<-receiving.Closed()
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-ss.failed:
+		return err
+	case <-receiving.Closed():
+		select {
+		case err := <-ss.failed:
+			return err
+		default:
+			return fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, nats.ErrConnectionClosed)
+		}
+	}
+}
+
+func (ss *session) consumeError(err error) {
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
+		ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, ErrConsumerGone))
+	case errors.Is(err, nats.ErrConnectionClosed):
+		ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, err))
+	default:
+		ss.suspect.Store(true)
+	}
+}
+
+// fail ends the session with the first error that it is given.
+func (ss *session) fail(err error) {
+	select {
+	case ss.failed <- err:
+	default:
+	}
+}
+
+// receive takes one delivery.
+func (ss *session) receive(m jetstream.Msg) {
+	meta, err := m.Metadata()
+	if err != nil {
+		ss.fail(fmt.Errorf("read message on %s: %w", m.Subject(), err))
+		return
+	}
+	d := ss.read(m, meta.Sequence.Stream)
+	unwanted := !d.barrier && d.broken == nil && d.Type == ffstream.TypeTransitioned && !ss.filter.Match(&d.Event, d.Subject) ||
+		d.Type != ffstream.TypeTransitioned && d.broken == nil && ss.cfg.Control == nil
+
+	ss.mu.Lock()
+	gap := meta.Sequence.Consumer != ss.consumed+1
+	ss.consumed = meta.Sequence.Consumer
+	ss.next = max(ss.next, d.Sequence+1)
+	ss.holding = ss.holding || gap
+	known := ss.inHand[d.Sequence]
+	again := known != nil || ss.stopping
+	late := known == nil && ss.stopping
+	handled := !again && ss.done.has(d.Sequence)
+	if known != nil {
+		known.msg, known.touched = m, d.touched
+	}
+	d.skip = unwanted
+	if !again && !handled && (!unwanted || ss.grouped) {
+		ss.inHand[d.Sequence] = d
+		ss.held = append(ss.held, d)
+		ss.pump()
+	} else if !again {
+		handled = true
+	}
+	ss.mu.Unlock()
+	if late {
+		_ = m.Nak() // lost, it comes again after AckWait
+	}
+	if handled {
+		_ = m.Ack() // lost, it comes again
+	}
+}
+
+func (ss *session) read(m jetstream.Msg, seq uint64) *delivery {
+	d := &delivery{msg: m, touched: time.Now()}
+	e, err := ffstream.ParseEvent(m.Data())
+	d.Message = Message{Event: e, Subject: m.Subject(), Sequence: seq, Body: m.Data()}
+	d.broken = err
+	d.barrier = err != nil || e.ExecutionID.IsZero()
+	return d
+}
+
+// pump gives what is held to its queue, up to a barrier. mu is held.
+func (ss *session) pump() {
+	for len(ss.held) > 0 && !ss.holding && !ss.barrier {
+		d := ss.held[0]
+		if d.barrier && !ss.grouped {
+			if len(ss.inHand) > len(ss.held) {
+				return // until what is before it is done
+			}
+			ss.barrier = true
+		}
+		ss.held[0] = nil
+		ss.held = ss.held[1:]
+		ss.enqueue(d)
+	}
+}
+
+// enqueue appends to the queue of the execution; a transaction's to the only one.
+func (ss *session) enqueue(d *delivery) {
+	var key ffstream.ExecutionID
+	if !ss.grouped {
+		key = d.ExecutionID
+	}
+	q := ss.queues[key]
+	if q == nil {
+		q = &queue{key: key}
+		ss.queues[key] = q
+	}
+	q.items = append(q.items, d)
+	ss.schedule(q)
+}
+
+// schedule makes a queue ready when there is something to handle. mu is held.
+func (ss *session) schedule(q *queue) {
+	if q.busy || len(ss.batch(q)) == 0 {
+		return
+	}
+	q.busy = true
+	ss.ready = append(ss.ready, q)
+	ss.wake.Signal()
+}
+
+// batch is what of a queue is handled together: its head, or the transaction at
+// its head once that is complete or too large.
+func (ss *session) batch(q *queue) []*delivery {
+	if len(q.items) == 0 || !ss.grouped {
+		return q.items[:min(1, len(q.items))]
+	}
+	for i, d := range q.items {
+		if d.barrier && i > 0 {
+			return q.items[:i]
+		}
+		if d.barrier || d.Tx.Last || i+1 >= max(1, ss.cfg.MaxPending/2) {
+			return q.items[:i+1]
+		}
+	}
+	return nil
+}
+
+// stop begins nothing more.
+func (ss *session) stop() {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.stopping = true
+	ss.wake.Broadcast()
+}
+
+// giveBack hands what was not handled to the next run, which sorts it, and sees
+// that the server has heard everything.
+func (ss *session) giveBack(ctx context.Context) {
+	ss.mu.Lock()
+	rest := make([]*delivery, 0, len(ss.inHand))
+	for _, d := range ss.inHand {
+		rest = append(rest, d)
+		ss.next = min(ss.next, d.Sequence)
+	}
+	ss.mu.Unlock()
+	slices.SortFunc(rest, func(a, b *delivery) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	for _, d := range rest {
+		if d.Try > 0 {
+			_ = d.msg.NakWithDelay(ss.cfg.delay(d.Try))
+		} else {
+			_ = d.msg.Nak()
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	_ = ss.s.js.Conn().FlushWithContext(ctx) // in an outage AckWait does the same, later
+}

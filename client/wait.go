@@ -1,0 +1,184 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream"
+)
+
+// Reader reads executions as *reader.Reader does. It must see what was committed
+// when it is asked: the primary, or a standby that WaitPosition has waited for.
+type Reader interface {
+	ExecutionState(ctx context.Context, id ffstream.ExecutionID) (ffstream.PublicState, bool, error)
+	ExecutionResult(ctx context.Context, id ffstream.ExecutionID) ([]byte, bool, error)
+}
+
+// Outcome is how an execution ended.
+type Outcome struct {
+	State  ffstream.PublicState
+	How    ffstream.TerminalOutcome
+	Result ffstream.Opt[[]byte] // as read after the end; absent when it is NULL or there is no Reader
+}
+
+// Waiter waits for the ends of executions, any number of them on one
+// subscription. Its methods may be called by many goroutines.
+type Waiter struct {
+	reader Reader
+	stop   context.CancelFunc
+	ended  chan struct{} // closed when the subscription has ended
+	err    error         // of the subscription; read after ended
+
+	mu      sync.Mutex // guards waiting
+	waiting map[ffstream.ExecutionID]map[*wait]struct{}
+}
+
+// wait is one call of Wait. Done has room for one: the first end counts, and
+// look for one: a second demand for a read says no more than the first.
+type wait struct {
+	done chan ffstream.PublicState
+	look chan struct{}
+}
+
+// OpenWaiter subscribes. Of cfg only Stream and Prefix count, and without a
+// reader From. Without a reader Wait sees only ends that the stream tells of
+// from there on; with one, the state is read after the subscription is there, so
+// no end falls between. Close ends it.
+func OpenWaiter(ctx context.Context, js jetstream.JetStream, cfg Config, r Reader) (*Waiter, error) {
+	w := &Waiter{reader: r, ended: make(chan struct{}), waiting: map[ffstream.ExecutionID]map[*wait]struct{}{}}
+	cfg = Config{Stream: cfg.Stream, Prefix: cfg.Prefix, From: cfg.From, Ordered: true, Control: w.control}
+	if r != nil {
+		cfg.From = Start{}
+	}
+	cfg.Filter.States = append(terminalStates(), ffstream.StatePurged)
+	s, err := New(js, cfg)
+	if err != nil {
+		return nil, err
+	}
+	messages, _, err := s.openOrdered(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
+	}
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w.stop = stop
+	go func() {
+		defer close(w.ended)
+		defer messages.Stop()
+		w.err = s.readOrdered(inner, messages, w.event)
+	}()
+	return w, nil
+}
+
+// Close ends the subscription, and with it every Wait.
+func (w *Waiter) Close() {
+	w.stop()
+	<-w.ended
+}
+
+// Wait returns when the execution is in a terminal state, at once when it is
+// already. One that does not exist yet is waited for. ErrPurged says that its row
+// was deleted; any other error is that of ctx, the reader or the subscription.
+// The engine can replay what ended: what counts is the first end that is seen.
+func (w *Waiter) Wait(ctx context.Context, id ffstream.ExecutionID) (Outcome, error) {
+	id = canonical(id)
+	t := &wait{done: make(chan ffstream.PublicState, 1), look: make(chan struct{}, 1)}
+	w.enter(id, t)
+	defer w.leave(id, t)
+	if w.reader != nil {
+		t.look <- struct{}{} // subscribed before, so what this read misses comes as an event
+	}
+	for {
+		select {
+		case <-t.look:
+			state, found, err := w.reader.ExecutionState(ctx, id)
+			if err != nil {
+				return Outcome{}, fmt.Errorf("wait for %s: %w", id, err)
+			}
+			if found && state.Terminal() {
+				return w.outcome(ctx, id, state)
+			}
+		case state := <-t.done:
+			return w.outcome(ctx, id, state)
+		case <-ctx.Done():
+			return Outcome{}, fmt.Errorf("wait for %s: %w", id, ctx.Err())
+		case <-w.ended:
+			return Outcome{}, fmt.Errorf("wait for %s: %w", id, errors.Join(errors.New("the waiter is closed"), w.err))
+		}
+	}
+}
+
+func (w *Waiter) outcome(ctx context.Context, id ffstream.ExecutionID, state ffstream.PublicState) (Outcome, error) {
+	if state == ffstream.StatePurged {
+		return Outcome{State: state}, fmt.Errorf("wait for %s: %w", id, ErrPurged)
+	}
+	o := Outcome{State: state, How: state.Outcome()}
+	if w.reader == nil {
+		return o, nil
+	}
+	result, found, err := w.reader.ExecutionResult(ctx, id)
+	if err != nil {
+		return o, fmt.Errorf("read result of %s: %w", id, err)
+	}
+	o.Result = ffstream.Opt[[]byte]{V: result, OK: found}
+	return o, nil
+}
+
+func (w *Waiter) enter(id ffstream.ExecutionID, t *wait) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.waiting[id] == nil {
+		w.waiting[id] = map[*wait]struct{}{}
+	}
+	w.waiting[id][t] = struct{}{}
+}
+
+func (w *Waiter) leave(id ffstream.ExecutionID, t *wait) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.waiting[id], t)
+	if len(w.waiting[id]) == 0 {
+		delete(w.waiting, id)
+	}
+}
+
+// event ends the waits for its execution.
+func (w *Waiter) event(_ context.Context, m *Message) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for t := range w.waiting[canonical(m.ExecutionID)] {
+		t.end(m.To)
+	}
+	return nil
+}
+
+func (t *wait) end(state ffstream.PublicState) {
+	select {
+	case t.done <- state:
+	default:
+	}
+}
+
+// control: after a TRUNCATE every execution is gone; after anything else that is
+// no transition, a gap for one, who can reads again.
+func (w *Waiter) control(_ context.Context, m *Message) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, waits := range w.waiting {
+		for t := range waits {
+			switch {
+			case m.Type == ffstream.TypeTruncated:
+				t.end(ffstream.StatePurged)
+			case w.reader != nil:
+				select {
+				case t.look <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+	return nil
+}
