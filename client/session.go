@@ -45,7 +45,7 @@ type session struct {
 	handle  batchHandler
 	grouped bool
 	con     jetstream.Consumer
-	failed  chan error // of capacity 1: the first error ends the session
+	failed  chan error  // of capacity 1: the first error ends the session
 	suspect atomic.Bool // the consumer may be gone
 
 	mu       sync.Mutex // guards what follows
@@ -57,6 +57,7 @@ type session struct {
 	holding  bool        // something older may be on its way
 	barrier  bool        // one is being handled
 	stopping bool
+	received bool   // so the server's pin is, or was, this session's
 	consumed uint64 // the consumer's sequence of the latest delivery
 	next     uint64 // where a new consumer would begin
 	done     *ring
@@ -167,7 +168,7 @@ func (ss *session) receive(m jetstream.Msg) {
 
 	ss.mu.Lock()
 	gap := meta.Sequence.Consumer != ss.consumed+1
-	ss.consumed = meta.Sequence.Consumer
+	ss.consumed, ss.received = meta.Sequence.Consumer, true
 	ss.next = max(ss.next, d.Sequence+1)
 	ss.holding = ss.holding || gap
 	known := ss.inHand[d.Sequence]
@@ -290,4 +291,16 @@ func (ss *session) giveBack(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	_ = ss.s.js.Conn().FlushWithContext(ctx) // in an outage AckWait does the same, later
+	if ss.received && len(ss.con.CachedInfo().Config.PriorityGroups) > 0 {
+		_ = ss.unpin(ctx) // likewise
+	}
+}
+
+// unpin lets a standby, or the next run, begin at once.
+func (ss *session) unpin(ctx context.Context) error {
+	stream, err := ss.s.js.Stream(ctx, ss.cfg.Stream)
+	if err != nil {
+		return err
+	}
+	return stream.UnpinConsumer(ctx, ss.con.CachedInfo().Name, pinGroup)
 }

@@ -80,4 +80,3 @@ func TestWait(t *testing.T) {
 		t.Error(err)
 	}
 }
-
