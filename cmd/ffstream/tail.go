@@ -2,18 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/client"
 )
 
 // tailCmd prints events.
@@ -30,16 +29,10 @@ type tailCmd struct {
 	Color     string   `help:"auto, always or never." default:"auto" enum:"auto,always,never"`
 }
 
-// filter is what of an event must match; an empty list matches all.
-type filter struct {
-	states, lanes, namespaces []string
-	partitions                []uint16
-	execution                 ffstream.ExecutionID // in the canonical form
-}
-
-func (c *tailCmd) filter() (filter, error) {
-	f := filter{states: c.State, lanes: c.Lane, namespaces: c.Namespace, partitions: c.Partition}
+func (c *tailCmd) filter() (client.Filter, error) {
+	f := client.Filter{Lanes: c.Lane, Namespaces: c.Namespace, Partitions: c.Partition}
 	for _, s := range c.State {
+		f.States = append(f.States, ffstream.PublicState(s))
 		if s == string(ffstream.StatePurged) {
 			continue
 		}
@@ -52,42 +45,14 @@ func (c *tailCmd) filter() (filter, error) {
 		if err != nil {
 			return f, usagef("--execution: %w", err)
 		}
-		f.execution = ffstream.NewExecutionID(id.Partition(), id.UUID())
-		f.partitions = append(f.partitions, id.Partition())
+		f.Execution = id
 	}
 	return f, nil
 }
 
-// subject is the narrowest subject that holds everything the filter lets through.
-func (f *filter) subject(prefix string) string {
-	one := func(values []string) string {
-		if len(values) != 1 {
-			return "*"
-		}
-		return string(ffstream.AppendToken(nil, values[0]))
-	}
-	if len(f.states)+len(f.lanes)+len(f.namespaces)+len(f.partitions) == 0 {
-		return prefix + ".>"
-	}
-	partition := "*"
-	if len(f.partitions) == 1 {
-		partition = strconv.Itoa(int(f.partitions[0]))
-	}
-	return strings.Join([]string{prefix, "exec", partition, one(f.namespaces), one(f.lanes), one(f.states)}, ".")
-}
-
-func (f *filter) match(e *ffstream.Event) bool {
-	return matches(f.states, string(e.To)) && matches(f.lanes, e.LaneID) && matches(f.namespaces, e.Namespace) &&
-		matches(f.partitions, e.ExecutionID.Partition()) && (f.execution.IsZero() || f.execution == e.ExecutionID)
-}
-
-func matches[T comparable](want []T, v T) bool {
-	for _, w := range want {
-		if w == v {
-			return true
-		}
-	}
-	return len(want) == 0
+// everything reports that no flag narrows what is printed.
+func (c *tailCmd) everything() bool {
+	return len(c.State)+len(c.Lane)+len(c.Namespace)+len(c.Partition) == 0 && c.Execution == ""
 }
 
 // Run prints until ctx ends or, without --follow, the stream's end is reached.
@@ -102,15 +67,20 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{f.subject(c.SubjectPrefix)}, DeliverPolicy: jetstream.DeliverNewPolicy}
+	out := printer{out: term.out, json: c.JSON, color: c.Color == "always" || c.Color == "auto" && isTerminal(term.out)}
+	print := func(_ context.Context, m *client.Message) error { return out.print(&m.Event, m.Body) }
+	cfg := client.Config{Stream: c.Stream, Prefix: c.SubjectPrefix, Filter: f, Ordered: true, UntilEnd: !c.Follow, Tries: 1}
+	if c.everything() {
+		cfg.Control = print
+	}
 	if c.Since != "" {
 		since, err := parseSince(c.Since, time.Now())
 		if err != nil {
 			return err
 		}
-		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
+		cfg.From = client.Since(since)
 	} else if !c.Follow {
-		cfg.DeliverPolicy = jetstream.DeliverAllPolicy
+		cfg.From = client.All()
 	}
 	nc, err := nats.Connect(c.NATSURL, nats.Name("ffstream tail"), nats.MaxReconnects(-1))
 	if err != nil {
@@ -121,62 +91,11 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
-	stream, err := js.Stream(ctx, c.Stream)
+	subscriber, err := client.New(js, cfg)
 	if err != nil {
-		return fmt.Errorf("open stream %s: %w", c.Stream, err)
+		return err
 	}
-	out := printer{out: term.out, json: c.JSON, color: c.Color == "always" || c.Color == "auto" && isTerminal(term.out)}
-	return c.print(ctx, stream, cfg, &f, &out)
-}
-
-func (c *tailCmd) print(ctx context.Context, stream jetstream.Stream, cfg jetstream.OrderedConsumerConfig, f *filter, out *printer) error {
-	consumer, err := stream.OrderedConsumer(ctx, cfg)
-	if err != nil {
-		return fmt.Errorf("consume stream %s: %w", c.Stream, err)
-	}
-	if !c.Follow {
-		info, err := consumer.Info(ctx)
-		if err != nil {
-			return fmt.Errorf("consume stream %s: %w", c.Stream, err)
-		}
-		if info.NumPending == 0 {
-			return nil
-		}
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return fmt.Errorf("consume stream %s: %w", c.Stream, err)
-	}
-	stop := context.AfterFunc(ctx, messages.Stop)
-	defer stop()
-	defer messages.Stop()
-	for {
-		m, err := messages.Next()
-		if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("consume stream %s: %w", c.Stream, err)
-		}
-		e, err := ffstream.ParseEvent(m.Data())
-		if err != nil {
-			return fmt.Errorf("read message on %s: %w", m.Subject(), err)
-		}
-		if f.match(&e) {
-			if err := out.print(&e, m.Data()); err != nil {
-				return err
-			}
-		}
-		if !c.Follow {
-			meta, err := m.Metadata()
-			if err != nil {
-				return fmt.Errorf("read message on %s: %w", m.Subject(), err)
-			}
-			if meta.NumPending == 0 {
-				return nil
-			}
-		}
-	}
+	return subscriber.Run(ctx, print)
 }
 
 // printer writes events for a reader or a machine.
