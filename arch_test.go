@@ -19,6 +19,7 @@ const module = "github.com/ffstream/ffstream"
 var arrows = map[string][]string{
 	".":                       {},
 	"client":                  {},
+	"docs":                    {},
 	"reader":                  {"internal/read"},
 	"cmd/ffstream":            {"*"},
 	"internal/repl":           {"internal/repl/pgoutput"},
