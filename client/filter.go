@@ -61,11 +61,11 @@ func (f *Filter) matchTags(e *ffstream.Event) bool {
 // matchText compares a field, or when it was dropped for want of room the
 // subject's token, counted from the end.
 func matchText(want []string, got string, truncated bool, subject string, fromEnd int) bool {
-	if len(want) == 0 || slices.Contains(want, got) {
-		return true
+	if len(want) == 0 || !truncated || got != "" {
+		return oneOf(want, got)
 	}
 	tokens := strings.Split(subject, ".")
-	if !truncated || got != "" || len(tokens) < fromEnd {
+	if len(tokens) < fromEnd {
 		return false
 	}
 	return slices.Contains(tokensOf(want), tokens[len(tokens)-fromEnd])
