@@ -55,7 +55,6 @@ func BenchmarkRun(b *testing.B) {
 				}
 			})
 			b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(events), "cpu-ns/event")
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(events), "ns/event")
 		}
 	}
 	b.Run("bare", func(b *testing.B) {

@@ -19,12 +19,53 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	code := testenv.Main(m.Run)
+	code := testenv.Main(func() int {
+		server, err := testenv.StartNATS(testenv.NATSConfig{})
+		if err == nil {
+			err = prepareExamples(server)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		code := m.Run()
+		if err := server.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return code
+	})
 	if err := goleak.Find(); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// prepareExamples makes the stream that the examples read.
+func prepareExamples(server *testenv.NATS) error {
+	nc, err := nats.Connect(server.URL())
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: client.DefaultStream, Subjects: []string{"ff.>"}}); err != nil {
+		return err
+	}
+	for i, to := range []ffstream.PublicState{ffstream.StateActive, ffstream.StateCompleted} {
+		e := step(1, ffstream.StateActive, to)
+		e.Type, e.ID = ffstream.TypeTransitioned, ffstream.EventID{System: 7, Position: ffstream.Position{Commit: ffstream.LSN(0x1010 + 0x10*i)}}
+		m := &nats.Msg{Subject: e.Subject("ff"), Data: e.AppendJSON(nil), Header: nats.Header{ffstream.HeaderPosition: {e.Position().String()}}}
+		if _, err := js.PublishMsg(ctx, m); err != nil {
+			return err
+		}
+	}
+	return os.Setenv("FFSTREAM_NATS_URL", server.URL())
 }
 
 const patience = time.Minute // with what a test waits for; a green one never takes it
