@@ -58,7 +58,7 @@ func BenchmarkRun(b *testing.B) {
 		}
 	}
 	b.Run("bare", func(b *testing.B) {
-		measure(b, func(ctx context.Context, one func()) { bare(b, ctx, f, one) })
+		measure(b, func(ctx context.Context, one func()) { bare(ctx, b, f, one) })
 	})
 	b.Run("client", func(b *testing.B) {
 		measure(b, func(ctx context.Context, one func()) {
@@ -70,7 +70,7 @@ func BenchmarkRun(b *testing.B) {
 	})
 }
 
-func bare(b *testing.B, ctx context.Context, f *feed, one func()) {
+func bare(ctx context.Context, b *testing.B, f *feed, one func()) {
 	stream, err := f.js.Stream(ctx, f.stream)
 	if err != nil {
 		b.Fatal(err)
