@@ -48,6 +48,8 @@ func events() []ffstream.Event {
 		},
 		{Type: ffstream.TypeCorrupt, Source: "/ffstream/s", ExecutionID: id, Truncated: true},
 		{Type: ffstream.TypeTruncated, Source: "/ffstream/s"},
+		{Type: ffstream.TypeGap, Source: "/ffstream/s", Gap: &ffstream.Gap{Reason: ffstream.GapSlotMoved, After: ffstream.Some(ffstream.Position{Commit: 1}), ResumesAt: 0x10}},
+		{Type: ffstream.TypeGap, Source: "/ffstream/s", Gap: &ffstream.Gap{Reason: ffstream.GapStreamMissing, ResumesAt: 0x10}},
 	}
 }
 
@@ -58,7 +60,7 @@ func TestEvents(t *testing.T) {
 	schema := compile(t)
 	defs := parse(t, docs.EventSchema()).(map[string]any)["$defs"].(map[string]any)
 	written := map[string]map[string]bool{}
-	names := map[string]string{ffstream.TypeTransitioned: "transitioned", ffstream.TypeCorrupt: "corrupt", ffstream.TypeTruncated: "table_truncated"}
+	names := map[string]string{ffstream.TypeTransitioned: "transitioned", ffstream.TypeCorrupt: "corrupt", ffstream.TypeTruncated: "table_truncated", ffstream.TypeGap: "gap"}
 	for _, e := range events() {
 		body := e.AppendJSON(nil)
 		v, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
@@ -76,9 +78,14 @@ func TestEvents(t *testing.T) {
 		for field := range data {
 			written[name][field] = true
 		}
-		delete(data, "tx")
-		if schema.Validate(v) == nil {
-			t.Errorf("%s without tx is valid", e.Type)
+		for _, field := range []string{"tx", "reason"} {
+			if _, ok := data[field]; !ok {
+				continue
+			}
+			delete(data, field)
+			if schema.Validate(v) == nil {
+				t.Errorf("%s without %s is valid", e.Type, field)
+			}
 		}
 	}
 	for name, fields := range written {
@@ -106,6 +113,7 @@ func TestOnlyAdded(t *testing.T) {
 			"blocking_detail cancellation_reason cancelled_by tags tx",
 		"corrupt":         "execution_id partition lane_id column literal tx",
 		"table_truncated": "table tx",
+		"gap":             "reason detail after after_sequence resumes_at",
 		"state_vector":    "lifecycle_phase ownership_state eligibility_state blocking_reason terminal_outcome attempt_state public_state",
 		"attempt":         "index worker_id worker_instance_id lease_epoch lease_expires_at_ms started_at_ms terminal_at_ms outcome",
 		"tx":              "xid commit_lsn index last",

@@ -264,6 +264,10 @@ type message struct {
 	body    []byte
 }
 
+// validated is how many events of a stream are held against the schema; beyond
+// that a test is about their number.
+const validated = 20000
+
 // stored reads the whole stream.
 func (w *world) stored() []message {
 	w.t.Helper()
@@ -288,6 +292,9 @@ func (w *world) stored() []message {
 		m, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			w.t.Fatal(err)
+		}
+		if len(out) < validated {
+			valid(w.t, m.Data())
 		}
 		out = append(out, message{m.Subject(), m.Headers(), m.Data()})
 	}

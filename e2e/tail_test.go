@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -24,7 +26,6 @@ func TestTail(t *testing.T) {
 	}
 	w.caughtUp(p)
 	p.stop()
-	schema := eventSchema(t)
 	tail := start(t, w.env(), "tail", "--json", "--follow=false")
 	if code := tail.code(); code != 0 {
 		t.Fatalf("tail ends with %d: %s", code, tail.output())
@@ -35,13 +36,7 @@ func TestTail(t *testing.T) {
 	}
 	completed := 0
 	for _, line := range lines {
-		event, err := jsonschema.UnmarshalJSON(strings.NewReader(line))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := schema.Validate(event); err != nil {
-			t.Errorf("%s: %v", line, err)
-		}
+		valid(t, []byte(line))
 		var e struct{ Data struct{ To string } }
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatal(err)
@@ -56,19 +51,32 @@ func TestTail(t *testing.T) {
 	}
 }
 
-func eventSchema(t *testing.T) *jsonschema.Schema {
-	t.Helper()
+// eventSchema is the schema that the documents ship; every event of every test is
+// held against it.
+var eventSchema = sync.OnceValues(func() (*jsonschema.Schema, error) {
 	document, err := jsonschema.UnmarshalJSON(strings.NewReader(docs.EventSchema()))
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	c := jsonschema.NewCompiler()
 	if err := c.AddResource("event.v1.schema.json", document); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	schema, err := c.Compile("event.v1.schema.json")
+	return c.Compile("event.v1.schema.json")
+})
+
+// valid holds a body against the schema.
+func valid(t testing.TB, body []byte) {
+	t.Helper()
+	schema, err := eventSchema()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return schema
+	event, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Validate(event); err != nil {
+		t.Errorf("%s: %v", body, err)
+	}
 }

@@ -198,7 +198,7 @@ func (m *model) deliver(i int) {
 	i = slices.IndexFunc(m.wire, func(x sending) bool { return x.from == from })
 	x := m.wire[i]
 	m.wire = slices.Delete(m.wire, i, i+1)
-	ok := false
+	var ok bool
 	if x.note != nil {
 		if ok = x.expect == m.revision; ok {
 			m.note, m.revision = x.note, m.revision+1
