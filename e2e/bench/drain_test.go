@@ -184,7 +184,7 @@ func (k *broker) ffstream(b *backlog) result {
 func TestDrain(t *testing.T) {
 	gate(t)
 	s := newSource(t)
-	single := newBroker(t, []*testenv.NATSProcess{testenv.Server(t)})
+	single := newBroker(t, singleServer(t))
 	consumers := []consumer{{"pg_recvlogical to /dev/null", recvlogical}, {"bare Go reader", bare}, {"ffstream, R1", single.ffstream}}
 	if setting(t, "FFSTREAM_BENCH_SYNC", 1) > 0 {
 		syncing := newBroker(t, []*testenv.NATSProcess{testenv.SyncingServer(t)})

@@ -11,7 +11,6 @@ import (
 	"github.com/ffstream/ffstream/internal/publish"
 	"github.com/ffstream/ffstream/internal/repl"
 	"github.com/ffstream/ffstream/internal/shard"
-	"github.com/ffstream/ffstream/internal/testenv"
 )
 
 // BenchmarkDrain drains a backlog within the test's process, so that the test's
@@ -19,7 +18,7 @@ import (
 func BenchmarkDrain(b *testing.B) {
 	gate(b)
 	s := newSource(b)
-	k := newBroker(b, []*testenv.NATSProcess{testenv.Server(b)})
+	k := newBroker(b, singleServer(b))
 	log := s.write(setting(b, "FFSTREAM_BENCH_EXECUTIONS", 8000))
 	database, err := pgconn.ParseConfig(s.url)
 	if err != nil {
