@@ -204,9 +204,22 @@ func (b *breach) accept(w *world, o *oracle) {
 func TestResumeRefuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, migrations.EngineNewest)
+	if r := start(t, w.env(), "resume", "--accept-gap"); r.code() != 0 || !strings.Contains(r.output(), "Nothing is lost") {
+		t.Errorf("before the first run: %s", r.output())
+	}
+	var slots int
+	w.must(w.db.Pool.QueryRow(context.Background(), "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1", w.slot).Scan(&slots))
+	if slots != 0 {
+		t.Error("resume made a slot, which is for the first run")
+	}
 	p := w.run()
 	w.play(&engine.Engine{Version: engine.Newest}, &engine.StoriesOf(engine.Newest)[0], engine.Exec{Partition: 1, ID: uuid.New()})
 	w.caughtUp(p)
+	for flag, words := range map[string]string{"--slot=another": "is fed by slot", "--stream=" + w.stream + "x": "name another prefix"} {
+		if r := start(t, w.env(), "resume", "--accept-gap", flag); r.code() != 1 || !strings.Contains(oneError(t, r), words) {
+			t.Errorf("%s: %s", flag, r.output())
+		}
+	}
 	r := start(t, w.env(), "resume", "--accept-gap")
 	if code := r.code(); code != 1 || !strings.Contains(oneError(t, r), "in use by another process") {
 		t.Errorf("exit code %d: %s", code, r.output())

@@ -56,6 +56,10 @@ func (s *Shard) open(ctx context.Context, source *repl.Stream, accept bool) (*en
 	return e, nil
 }
 
+// errNothing: there is neither a slot nor an event, so nothing can be lost, and
+// the slot is for the first run to create.
+var errNothing = errors.New("nothing was ever published")
+
 // openStream checks the stream, creates it for a slot that does not exist yet,
 // and refuses a slot that is missing although the stream has a past. It returns
 // the note as it is before the slot is taken.
@@ -76,6 +80,9 @@ func (s *Shard) openStream(ctx context.Context, e *ends, accept bool) (*note, er
 	}
 	e.stream = stream
 	before, err := readNote(ctx, stream)
+	if err == nil && accept && !slot.Exists && stream.LastSequence() == 0 && before == nil {
+		return nil, errNothing
+	}
 	if err != nil || accept || slot.Exists && slot.Invalidated == "" || !slot.Exists && stream.LastSequence() == 0 && before == nil {
 		return before, err
 	}
@@ -215,6 +222,9 @@ func (s *Shard) Accept(ctx context.Context) (gap *ffstream.Gap, err error) {
 	}()
 	was := source.Slot()
 	e, err := s.open(ctx, source, true)
+	if errors.Is(err, errNothing) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
