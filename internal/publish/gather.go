@@ -53,6 +53,15 @@ func (g *gather) commit() {
 	g.multi = g.multi || n > 1
 }
 
+// part lets the events of a transaction that is too large for a batch go as they
+// come, each by itself.
+func (g *gather) part() {
+	for g.complete < len(g.events) {
+		g.complete++
+		g.ends = append(g.ends, g.complete)
+	}
+}
+
 // whole is the greatest number of events, at most limit, that whole
 // transactions make. No transaction has more than limit events.
 func (g *gather) whole(limit int) int {

@@ -131,11 +131,8 @@ func (p *Publisher) Close() error {
 // what it needs of e. It blocks while the window is full.
 func (p *Publisher) Add(ctx context.Context, e *ffstream.Event) error {
 	if p.gather.open() == maxBatch {
-		// More than a batch holds: its chunks go out one by one, each whole.
-		if err := p.sendComplete(ctx); err != nil {
-			return err
-		}
-		p.gather.commit()
+		// More than a batch holds, so it cannot become visible at once.
+		p.gather.part()
 		if err := p.sendComplete(ctx); err != nil {
 			return err
 		}

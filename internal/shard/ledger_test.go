@@ -163,3 +163,17 @@ func TestLedgerKeepsNothing(t *testing.T) {
 		t.Errorf("%d entries, %s may be confirmed of %s", len(l.open), l.done.end, end)
 	}
 }
+
+// BenchmarkLedger is a commit of one event and its share of an acknowledgement.
+func BenchmarkLedger(b *testing.B) {
+	var l ledger
+	var n uint64
+	b.ReportAllocs()
+	for b.Loop() {
+		n++
+		l.commit(entry{sequence: n, end: ffstream.LSN(n)})
+		if n%64 == 0 {
+			l.ack(n)
+		}
+	}
+}
