@@ -103,7 +103,7 @@ func (s *Shard) slotLoss(ctx context.Context, e *ends, n *note) error {
 		l = &loss{reason: ffstream.GapSlotMissing, what: fmt.Sprintf("replication slot %s does not exist, and stream %s has a past, up to message %d",
 			s.cfg.Source.Slot, s.cfg.Sink.Stream, tail.Sequence), restore: "restore the slot with the database"}
 	}
-	return s.twice(e.sight.err(l, s.cfg.Sink.Stream, s.cfg.Source.Slot))
+	return s.twice(l.reason, e.sight.err(l, s.cfg.Sink.Stream, s.cfg.Source.Slot))
 }
 
 func (s *Shard) invalidated(slot repl.Slot) *loss {
@@ -183,13 +183,13 @@ func (s *Shard) plan(e *ends) (course, error) {
 	if g.tail.Stored && !g.tail.Gap && g.tail.Position.Commit >= g.system.End {
 		l := &loss{what: fmt.Sprintf("stream %s ends at %s, which the database's log has not reached: the database was restored or lost its latest transactions", s.cfg.Sink.Stream, g.tail.Position),
 			restore: "bring back the database that the stream follows", final: true}
-		return c, s.twice(g.err(l, s.cfg.Sink.Stream, s.cfg.Source.Slot))
+		return c, s.twice("behind "+g.tail.Position.String(), g.err(l, s.cfg.Sink.Stream, s.cfg.Source.Slot))
 	}
 	if c.refill || g.tail.Sequence < s.acked {
 		text := fmt.Sprintf("the broker forgot messages that it had acknowledged; the slot still has them and refills stream %s from message %d", s.cfg.Sink.Stream, g.tail.Sequence+1)
 		// The slot was looked at before it was taken; it is where it was when a
 		// second session, which nobody came before, sees the same.
-		if err := s.twice(fmt.Errorf("%s: slot at %s", text, g.slot.Confirmed)); errors.Is(err, errUnsure) {
+		if err := s.twice("refill at "+g.slot.Confirmed.String(), errors.New(text)); errors.Is(err, errUnsure) {
 			return c, err
 		}
 		s.cfg.Log.Warn(text)

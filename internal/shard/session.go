@@ -87,11 +87,12 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 var errUnsure = errors.New("looking again")
 
 // twice gives a gap when the previous session found the same, and is unsure else.
-func (s *Shard) twice(gap error) error {
-	if s.suspect == gap.Error() {
+// The sign tells them apart: a gap's text may name what moves, the log's end.
+func (s *Shard) twice(sign string, gap error) error {
+	if s.suspect == sign {
 		return gap
 	}
-	s.suspect = gap.Error()
+	s.suspect = sign
 	return fmt.Errorf("%w: %s", errUnsure, gap.Error())
 }
 
@@ -325,7 +326,7 @@ func (ss *session) meet(commit ffstream.LSN) error {
 		return nil
 	}
 	if commit != ss.expect {
-		return ss.shard.twice(fmt.Errorf("%w: stream %s ends with an event that was committed at %s, and the database's log has no commit there: the database was restored and has gone on differently. "+
+		return ss.shard.twice("no commit at "+ss.expect.String(), fmt.Errorf("%w: stream %s ends with an event that was committed at %s, and the database's log has no commit there: the database was restored and has gone on differently. "+
 			"Either bring back the database that the stream follows, or begin a new stream (--stream) with a new slot (--slot)",
 			ErrGap, ss.shard.cfg.Sink.Stream, ss.expect))
 	}

@@ -62,7 +62,7 @@ type Shard struct {
 	// note, and the greatest sequence. A broker that shows less forgot it.
 	known *note
 	acked uint64
-	// suspect is the gap that the previous session believed to see.
+	// suspect is the sign of the gap that the previous session believed to see.
 	suspect string
 	// established: a session reached the streaming state once, so the
 	// configuration was right then.
