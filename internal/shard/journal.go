@@ -18,6 +18,7 @@ type journal struct {
 	every time.Duration // between two notes
 	next  time.Time     // not before then
 	sent  bool          // a note waits for its answer
+	fresh anchor        // the first message that no note tells of
 }
 
 const (
@@ -27,9 +28,9 @@ const (
 	holdbackSteps = 64
 )
 
-// newJournal goes on from a stored note.
-func newJournal(n note, state publish.State, wait time.Duration, now time.Time) *journal {
-	j := &journal{note: n, state: state, wait: wait, every: max(noteInterval, wait/holdbackSteps)}
+// newJournal goes on from a stored note and a stream that ends at sequence.
+func newJournal(n note, sequence uint64, state publish.State, wait time.Duration, now time.Time) *journal {
+	j := &journal{note: n, state: state, wait: wait, every: max(noteInterval, wait/holdbackSteps), fresh: anchor{sequence + 1, now}}
 	for i := range j.note.Marks {
 		j.note.Marks[i].noted, j.note.Marks[i].due = true, now.Add(wait)
 	}
@@ -39,12 +40,16 @@ func newJournal(n note, state publish.State, wait time.Duration, now time.Time) 
 // write returns the note that is to be stored, nil when there is nothing to say
 // or it is too soon. At the end of a session it is never too soon.
 func (j *journal) write(done entry, now time.Time, end bool) []byte {
+	if done.sequence < j.fresh.Sequence {
+		j.fresh.At = now // it is not stored yet
+	}
 	if j.sent || done.end <= j.note.last().End || !end && now.Before(j.next) {
 		return nil
 	}
 	j.note.Marks = append(j.note.Marks, mark{End: done.end, Sequence: done.sequence, Position: done.position})
-	if done.sequence > 0 {
-		j.note.anchor(done.sequence, now, &j.state)
+	if done.sequence >= j.fresh.Sequence {
+		j.note.anchor(j.fresh, now, &j.state)
+		j.fresh = anchor{done.sequence + 1, now}
 	}
 	j.sent, j.next = true, now.Add(j.every)
 	return j.note.encode()

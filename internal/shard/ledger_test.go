@@ -1,11 +1,14 @@
 package shard
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // logItem is one end in the log, a commit's or a keepalive's, and the sequence of
@@ -175,5 +178,30 @@ func BenchmarkLedger(b *testing.B) {
 		if n%64 == 0 {
 			l.ack(n)
 		}
+	}
+}
+
+// TestJournalAnchors: however many messages one note tells of, the first of them
+// is anchored, no earlier than it was sent; a part of them that goes is seen.
+func TestJournalAnchors(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	state := publish.State{First: 1, MaxAge: time.Hour}
+	j := newJournal(note{}, 2, state, 0, now)
+	now = now.Add(2 * time.Hour) // idle: what is stored next is not that old
+	j.write(entry{sequence: 2, end: 10}, now, false)
+	j.stored(now)
+	sent := now
+	now = now.Add(time.Minute) // a large transaction is being stored
+	j.write(entry{sequence: 4, end: 10}, now, false)
+	now = now.Add(time.Minute)
+	if j.write(entry{sequence: 6, end: 20}, now, false) == nil {
+		t.Fatal("no note")
+	}
+	if want := []anchor{{3, sent}}; !slices.Equal(j.note.Anchors, want) {
+		t.Errorf("anchors %v, want %v", j.note.Anchors, want)
+	}
+	state.First = 6
+	if _, purged := j.note.purged(&state, now); !purged {
+		t.Error("a purge of all but the last message is not seen")
 	}
 }

@@ -140,7 +140,7 @@ func (m *model) start() {
 		m.revision++
 		s.revision = m.revision
 	}
-	s.journal = newJournal(n, g.tail.State, m.wait, m.now)
+	s.journal = newJournal(n, g.tail.Sequence, g.tail.State, m.wait, m.now)
 	s.ledger.acked = s.acked
 	s.next = slices.IndexFunc(m.log, func(c commit) bool { return c.lsn >= m.confirmed })
 	if s.next < 0 {

@@ -38,7 +38,7 @@ type mark struct {
 	noted bool      // a note that is stored has the mark
 }
 
-// anchor says when a message was stored, at the latest. One that is gone before
+// anchor says when a message was stored, at the earliest. One that is gone before
 // its age was removed by somebody.
 type anchor struct {
 	Sequence uint64    `json:"sequence"`
@@ -83,19 +83,19 @@ func decodeNote(b []byte) (*note, error) {
 	return &n, nil
 }
 
-// anchor notes that sequence was stored by now.
-func (n *note) anchor(sequence uint64, now time.Time, s *publish.State) {
+// anchor notes that a was stored at its time or later.
+func (n *note) anchor(a anchor, now time.Time, s *publish.State) {
 	kept := n.Anchors[:0]
-	for _, a := range n.Anchors {
-		if a.Sequence >= s.First && (s.MaxAge == 0 || now.Sub(a.At) < s.MaxAge) {
-			kept = append(kept, a)
+	for _, old := range n.Anchors {
+		if old.Sequence >= s.First && (s.MaxAge == 0 || now.Sub(old.At) < s.MaxAge) {
+			kept = append(kept, old)
 		}
 	}
 	n.Anchors = kept
-	if k := len(kept); sequence < s.First || k > 0 && (s.MaxAge == 0 || kept[k-1].Sequence >= sequence || now.Sub(kept[k-1].At) < s.MaxAge/anchorSteps) {
+	if k := len(kept); a.Sequence < s.First || k > 0 && (s.MaxAge == 0 || kept[k-1].Sequence >= a.Sequence || a.At.Sub(kept[k-1].At) < s.MaxAge/anchorSteps) {
 		return // where nothing ages, the first that is there tells of all
 	}
-	n.Anchors = append(n.Anchors, anchor{sequence, now})
+	n.Anchors = append(n.Anchors, a)
 }
 
 // purged gives the greatest sequence that is gone although its age does not
@@ -106,7 +106,7 @@ func (n *note) purged(s *publish.State, now time.Time) (uint64, bool) {
 	}
 	for i := len(n.Anchors) - 1; i >= 0; i-- {
 		a := n.Anchors[i]
-		// An acknowledgement may be late, and two clocks differ.
+		// Two clocks differ.
 		young := s.MaxAge == 0 || now.Before(a.At.Add(s.MaxAge-s.MaxAge/anchorSteps-time.Minute))
 		if a.Sequence < s.First && young {
 			return a.Sequence, true

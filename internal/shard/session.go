@@ -75,7 +75,7 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 	}
 	defer func() { err = errors.Join(err, pub.Close()) }()
 	ss := s.newSession(ctx, e, pub, way)
-	ss.journal = newJournal(n, tail.State, s.cfg.Holdback, time.Now())
+	ss.journal = newJournal(n, tail.Sequence, tail.State, s.cfg.Holdback, time.Now())
 	established()
 	s.cfg.Log.Info("streaming", "slot", s.cfg.Source.Slot, "from", source.Slot().Confirmed.String(),
 		"stream", s.cfg.Sink.Stream, "sequence", tail.Sequence, "behind", way.skip.String())
