@@ -157,6 +157,8 @@ func (w *world) run(args ...string) *process {
 	return p
 }
 
+// awaitActive waits until p holds the slot. That somebody does would not do: after
+// a kill it is held by a WAL sender that has not noticed yet.
 func (w *world) awaitActive(p *process) {
 	w.t.Helper()
 	await(w.t, "the service to hold the slot", func() (bool, string) {
@@ -170,7 +172,7 @@ func (w *world) awaitActive(p *process) {
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			w.t.Fatal(err)
 		}
-		return active, p.output()
+		return active && strings.Contains(p.output(), `"msg":"streaming"`), p.output()
 	})
 }
 
