@@ -47,6 +47,10 @@ fuzz: ## Fuzz what parses bytes, a minute each
 golden: ## Rewrite the golden transcripts from what the code does; read the diff before committing it
 	$(GO) test ./internal/normalize -run Golden -update
 
+.PHONY: reference
+reference: ## Rewrite the reference pages in docs/ from the code
+	$(GO) test ./internal/web -run '^TestReference$$' -update
+
 .PHONY: bench
 bench: postgres ## Measure the service beside other readers of the same log, as ratios; EXECUTIONS and ROUNDS say how much
 	FFSTREAM_BENCH=1 FFSTREAM_BENCH_EXECUTIONS=$(EXECUTIONS) FFSTREAM_BENCH_ROUNDS=$(ROUNDS) $(GO) test ./e2e/bench -v -count=1 -timeout 0

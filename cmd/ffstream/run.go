@@ -14,6 +14,7 @@ import (
 	"github.com/ffstream/ffstream/internal/publish"
 	"github.com/ffstream/ffstream/internal/repl"
 	"github.com/ffstream/ffstream/internal/shard"
+	"github.com/ffstream/ffstream/internal/web"
 )
 
 // serviceFlags say what the service follows and where it publishes.
@@ -52,6 +53,11 @@ func (f *serviceFlags) check() (*pgconn.Config, error) {
 type runCmd struct {
 	serviceFlags
 	ConfirmHoldback time.Duration `help:"How long what is stored is kept in the slot all the same, to refill a stream whose broker forgot what it had acknowledged." env:"FFSTREAM_CONFIRM_HOLDBACK" default:"0s"`
+	Heartbeat       time.Duration `help:"How often a logical message is written into the log, to measure the delay of the stream; 0 never." env:"FFSTREAM_HEARTBEAT" default:"10s"`
+	HTTPAddr        string        `name:"http-addr" help:"Where /healthz, /readyz, /status and /metrics are served; off for nowhere." env:"FFSTREAM_HTTP_ADDR" default:"127.0.0.1:9464"`
+	HTTPPprof       bool          `name:"http-pprof" help:"Serve /debug/pprof/ too." env:"FFSTREAM_HTTP_PPROF"`
+	ReadyMaxLag     uint64        `help:"Bytes of WAL that may be unconfirmed while /readyz says yes; 0 for any." env:"FFSTREAM_READY_MAX_LAG" default:"0"`
+	ReadyMaxBehind  time.Duration `help:"How old the latest transaction read may be, while there is more, for /readyz to say yes; 0 for any." env:"FFSTREAM_READY_MAX_BEHIND" default:"0s"`
 	ShutdownTimeout time.Duration `help:"How long a stop waits for what was read to be stored and confirmed." env:"FFSTREAM_SHUTDOWN_TIMEOUT" default:"10s"`
 }
 
@@ -63,8 +69,24 @@ func (c *runCmd) check() (*pgconn.Config, error) {
 	if c.ShutdownTimeout <= 0 {
 		return nil, usagef("--shutdown-timeout %s: want more than 0", c.ShutdownTimeout)
 	}
+	if c.Heartbeat < 0 || c.Heartbeat > 0 && c.Heartbeat < minHeartbeat {
+		return nil, usagef("--heartbeat %s: want 0, or %s or more", c.Heartbeat, minHeartbeat)
+	}
+	if c.ReadyMaxBehind < 0 {
+		return nil, usagef("--ready-max-behind %s: want 0 or more", c.ReadyMaxBehind)
+	}
+	if c.HTTPAddr != httpOff {
+		if err := checkAddr("--http-addr", c.HTTPAddr); err != nil {
+			return nil, err
+		}
+	}
 	return c.serviceFlags.check()
 }
+
+const (
+	httpOff      = "off"
+	minHeartbeat = 100 * time.Millisecond
+)
 
 // memoryLimit is where the garbage collector stops letting garbage stand. A
 // transaction of a million executions is gathered in some 170 MiB, and the
@@ -88,7 +110,34 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	cfg, closeSource := c.shard(database, log)
 	defer closeSource()
 	cfg.ShutdownTimeout, cfg.Holdback = c.ShutdownTimeout, c.ConfirmHoldback
-	return shard.New(nc, cfg).Run(ctx)
+	monitor := newSource(database, c.Publication, c.ReplicaIdentity)
+	defer monitor.close()
+	cfg.Probe = func(ctx context.Context) (shard.SlotHealth, error) { return monitor.probe(ctx, c.Slot) }
+	if c.Heartbeat > 0 {
+		cfg.Heartbeat, cfg.HeartbeatInterval, cfg.Source.Messages = monitor.heartbeat, c.Heartbeat, true
+	}
+	s := shard.New(nc, cfg)
+	if c.HTTPAddr != httpOff {
+		web, err := c.listen(ctx, s, log)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = web.Close() }()
+	}
+	return s.Run(ctx)
+}
+
+// listen serves what the shard does.
+func (c *runCmd) listen(ctx context.Context, s *shard.Shard, log *slog.Logger) (*web.Server, error) {
+	srv, err := web.Listen(ctx, c.HTTPAddr, web.Config{
+		Status: s.Status, Version: version(), Pprof: c.HTTPPprof, Log: log,
+		Limits: web.Limits{Lag: c.ReadyMaxLag, Behind: c.ReadyMaxBehind},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: name another address (--http-addr), or off", err)
+	}
+	log.Info("HTTP is served", "addr", srv.Addr())
+	return srv, nil
 }
 
 // connectNATS connects to the broker, and starts the embedded one when no other is

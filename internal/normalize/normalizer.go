@@ -61,6 +61,29 @@ type Stats struct {
 	Corrupt      map[string]uint64 // events of rows with an unknown literal, by column
 }
 
+// Plus adds the counters of two normalisers.
+func (s Stats) Plus(o Stats) Stats {
+	s.Transactions += o.Transactions
+	s.CoreRows += o.CoreRows
+	s.AttemptRows += o.AttemptRows
+	s.Events += o.Events
+	s.Skipped += o.Skipped
+	s.NoCandidate += o.NoCandidate
+	s.SameState += o.SameState
+	s.Transient += o.Transient
+	s.Inconsistent += o.Inconsistent
+	s.NoEvidence += o.NoEvidence
+	s.Lookups += o.Lookups
+	s.CacheHits += o.CacheHits
+	corrupt := make(map[string]uint64, len(s.Corrupt))
+	maps.Copy(corrupt, s.Corrupt)
+	for column, n := range o.Corrupt {
+		corrupt[column] += n
+	}
+	s.Corrupt = corrupt
+	return s
+}
+
 // Normalizer turns a slot's messages into events. It belongs to one goroutine.
 type Normalizer struct {
 	cfg       Config

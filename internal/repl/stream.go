@@ -32,6 +32,8 @@ type Config struct {
 	Slot string
 	// Publication is the name of the publication that the slot decodes for.
 	Publication string
+	// Messages makes the slot send logical messages too, everybody's.
+	Messages bool
 	// StatusInterval is the longest time between two standby status messages
 	// while nothing is confirmed. Default 10 s, and never above a quarter of
 	// the server's wal_sender_timeout.
@@ -301,14 +303,15 @@ func (s *Stream) CreateSlot(ctx context.Context) error {
 // slot is this process's alone.
 func (s *Stream) Start(ctx context.Context) error {
 	name := `"` + strings.ReplaceAll(s.cfg.Publication, `"`, `""`) + `"`
-	err := pglogrepl.StartReplication(ctx, s.pg, s.cfg.Slot, 0, pglogrepl.StartReplicationOptions{
-		Mode: pglogrepl.LogicalReplication,
-		PluginArgs: []string{
-			"proto_version '1'",
-			"publication_names '" + strings.ReplaceAll(name, "'", "''") + "'",
-			"binary 'true'",
-		},
-	})
+	args := []string{
+		"proto_version '1'",
+		"publication_names '" + strings.ReplaceAll(name, "'", "''") + "'",
+		"binary 'true'",
+	}
+	if s.cfg.Messages {
+		args = append(args, "messages 'true'")
+	}
+	err := pglogrepl.StartReplication(ctx, s.pg, s.cfg.Slot, 0, pglogrepl.StartReplicationOptions{Mode: pglogrepl.LogicalReplication, PluginArgs: args})
 	if err != nil {
 		return fmt.Errorf("start replication from slot %s: %w", s.cfg.Slot, s.cfg.classify(stepStart, err))
 	}

@@ -31,6 +31,8 @@ type session struct {
 	expect  ffstream.LSN // a commit that the log must have; 0: none
 	inTx    bool         // between a Begin and its Commit
 	msg     pgoutput.Message
+	pulse   pulse
+	before  normalize.Stats // the run's counters when the session began
 
 	received, serverEnd ffstream.LSN
 	position            ffstream.Position
@@ -100,6 +102,7 @@ func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher,
 	source, tail := e.source, e.sight.tail
 	ss := &session{shard: s, source: source, stream: e.stream, pub: pub, events: make(map[ffstream.PublicState]uint64)}
 	ss.position, ss.repeats, ss.extra = way.skip, way.skip.Commit, way.extra
+	ss.pulse = newPulse()
 	if tail.Stored && !tail.Gap && source.Slot().Confirmed <= tail.Position.Commit {
 		ss.expect = tail.Position.Commit
 	}
@@ -116,6 +119,7 @@ func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher,
 	ss.norm = normalize.New(cfg)
 	s.board.update(func(b *Status) {
 		b.SystemID, b.Server, b.Sessions = source.System().ID, source.System().Version, b.Sessions+1
+		ss.before = b.Normalizer
 		b.Confirmed, b.ServerEnd, b.Position = source.Confirmed(), source.System().End, way.skip
 		b.Sequence, b.Acked, b.Atomic = pub.Sequence(), pub.Acked(), e.stream.Atomic
 	})
@@ -259,6 +263,11 @@ func (ss *session) confirm(ending bool) error {
 			return err
 		}
 	}
+	if delay, ok := ss.pulse.beaten(ss.ledger.done.end, now); ok {
+		ss.shard.board.update(func(b *Status) {
+			b.Heartbeat.Sent, b.Heartbeat.Delay, b.Heartbeat.Count = ss.pulse.sent, delay, b.Heartbeat.Count+1
+		})
+	}
 	ss.source.Confirm(j.ripe(ss.ledger.done.end, now))
 	return nil
 }
@@ -280,7 +289,9 @@ func (ss *session) change(ctx context.Context, wal []byte) error {
 		return ss.norm.Relation(&m.Relation)
 	case pgoutput.KindTruncate:
 		return ss.norm.Truncate(&m.Truncate)
-	default: // origins, types and logical messages say nothing of a state
+	case pgoutput.KindMessage:
+		return ss.logical(&m.Logical)
+	default: // origins and types say nothing of a state
 		return nil
 	}
 }
@@ -361,7 +372,7 @@ func (ss *session) report() {
 		b.ServerEnd = max(b.ServerEnd, ss.serverEnd)
 		b.Position, b.CommitTime = ss.position, ss.commitTime
 		b.Sequence, b.Acked, b.InFlight = ss.pub.Sequence(), ss.pub.Acked(), ss.pub.InFlight()
-		b.Normalizer = stats
+		b.Normalizer = ss.before.Plus(stats)
 		for state, n := range ss.events {
 			b.Events[state] += n
 		}

@@ -32,6 +32,16 @@ type Config struct {
 	// Lookup reads rows whose columns came as unchanged TOAST. The context is
 	// the session's.
 	Lookup func(ctx context.Context) normalize.Lookup
+	// Probe looks at the slot for the status, every ProbeInterval (default 10 s)
+	// while Run lives, from a goroutine of its own. Nil: nothing is known of it.
+	Probe         func(ctx context.Context) (SlotHealth, error)
+	ProbeInterval time.Duration
+	// Heartbeat writes a logical message that belongs to no transaction into the
+	// log, flushed, every HeartbeatInterval while the shard is active, so that the
+	// end-to-end delay is known when nothing happens. Nil: it is not known.
+	// Source.Messages must be set with it.
+	Heartbeat         func(ctx context.Context, prefix, content string) error
+	HeartbeatInterval time.Duration
 	// ShutdownTimeout bounds what Run does after its context ended: storing what
 	// was read, and confirming it. Default 10 s.
 	ShutdownTimeout time.Duration
@@ -77,10 +87,13 @@ func New(nc *nats.Conn, cfg Config) *Shard {
 	if cfg.MaxBackoff == 0 {
 		cfg.MaxBackoff = defaultMaxBackoff
 	}
+	if cfg.ProbeInterval == 0 {
+		cfg.ProbeInterval = defaultProbeInterval
+	}
 	s := &Shard{cfg: cfg, nc: nc}
 	s.board.update(func(b *Status) {
 		b.Role, b.Slot, b.Stream, b.Since = RoleConnecting, cfg.Source.Slot, cfg.Sink.Stream, time.Now()
-		b.Events = make(map[ffstream.PublicState]uint64)
+		b.Events, b.Retries = make(map[ffstream.PublicState]uint64), make(map[string]uint64)
 	})
 	return s
 }
@@ -93,6 +106,15 @@ func (s *Shard) Status() Status { return s.board.snapshot() }
 // ShutdownTimeout for what was read to be stored, confirms that, and returns.
 func (s *Shard) Run(ctx context.Context) error {
 	defer s.setRole(RoleStopped)
+	if s.cfg.Probe != nil {
+		probing, stop := context.WithCancel(ctx)
+		probed := make(chan struct{}) // closed when D has ended
+		go func() {
+			defer close(probed)
+			s.probe(probing)
+		}()
+		defer func() { stop(); <-probed }()
+	}
 	delay := backoff.NewExponentialBackOff()
 	delay.InitialInterval, delay.MaxInterval = initialBackoff, s.cfg.MaxBackoff
 	said := "" // the cause that was logged last: one line a change, not one a try
@@ -133,7 +155,7 @@ func (s *Shard) Run(ctx context.Context) error {
 				b.Since = time.Now()
 			}
 			b.Role, b.LastError = role, err.Error()
-			b.Retries++
+			b.Retries[nameOf(err)]++
 		})
 		if cause := causeOf(err); errors.Is(err, errUnsure) {
 			s.cfg.Log.Debug(err.Error())
@@ -209,14 +231,49 @@ func isAny(err error, kinds []error) bool {
 	return false
 }
 
-// causeOf names the kind of a retryable error, so that a repetition of the
-// same with another number in its text is no news.
-func causeOf(err error) string {
-	for _, k := range []error{repl.ErrSlotBusy, publish.ErrUnavailable, publish.ErrFull, publish.ErrAmbiguous,
-		repl.ErrAuthentication, repl.ErrDatabaseMissing, repl.ErrUnknownHost, publish.ErrNoJetStream} {
-		if errors.Is(err, k) {
-			return k.Error()
+// causes are the kinds of retryable errors, by their names in the status.
+var causes = []struct {
+	err  error
+	name string
+}{
+	{repl.ErrSlotBusy, "slot_busy"},
+	{publish.ErrUnavailable, "nats_unavailable"},
+	{publish.ErrFull, "stream_full"},
+	{publish.ErrAmbiguous, "nats_ambiguous"},
+	{repl.ErrAuthentication, "postgres_authentication"},
+	{repl.ErrDatabaseMissing, "postgres_database"},
+	{repl.ErrUnknownHost, "postgres_host"},
+	{publish.ErrNoJetStream, "nats_jetstream"},
+	{errUnsure, "unsure"},
+}
+
+// Causes lists the keys that Status.Retries may have.
+func Causes() []string {
+	names := []string{causeOther}
+	for _, c := range causes {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// causeOther is every cause without a name, above all a connection to Postgres
+// that could not be made or was lost.
+const causeOther = "postgres"
+
+func nameOf(err error) string {
+	for _, c := range causes {
+		if errors.Is(err, c.err) {
+			return c.name
 		}
+	}
+	return causeOther
+}
+
+// causeOf is what tells a retryable error from the one before, so that a
+// repetition of the same with another number in its text is no news.
+func causeOf(err error) string {
+	if name := nameOf(err); name != causeOther && name != "unsure" {
+		return name
 	}
 	return err.Error()
 }

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -40,18 +41,33 @@ type Status struct {
 	// CommitTime is the time of the latest transaction that was read.
 	CommitTime time.Time
 
-	Sessions   uint64 // that were established
-	Retries    uint64
-	Events     map[ffstream.PublicState]uint64
+	// The counters are of the whole run, over all sessions.
+	Sessions   uint64                          // that were established
+	Retries    map[string]uint64               // by cause
+	Events     map[ffstream.PublicState]uint64 // by the state entered; empty for corrupt rows and truncations
 	Normalizer normalize.Stats
+
+	Heartbeat Heartbeat
+	Probed    Probed
+}
+
+// Behind is how far the stream is behind the database: the age of the latest
+// transaction that was read while more of the log is known to be there, else 0.
+func (s *Status) Behind(now time.Time) time.Duration {
+	if s.CommitTime.IsZero() || s.InFlight == 0 && s.Received >= max(s.ServerEnd, s.Probed.End) {
+		return 0
+	}
+	return max(0, now.Sub(s.CommitTime))
 }
 
 // Lag is how many bytes of WAL the server is ahead of what is confirmed.
 func (s *Status) Lag() uint64 {
-	if s.ServerEnd < s.Confirmed {
+	end := max(s.ServerEnd, s.Probed.End)
+	confirmed := max(s.Confirmed, s.Probed.Confirmed)
+	if end < confirmed {
 		return 0
 	}
-	return uint64(s.ServerEnd - s.Confirmed)
+	return uint64(end - confirmed)
 }
 
 // board is the status that the running session writes and Status copies.
@@ -73,8 +89,8 @@ func (b *board) snapshot() Status {
 	defer b.mu.Unlock()
 	s := b.status
 	s.Events = make(map[ffstream.PublicState]uint64, len(b.Events))
-	for state, n := range b.Events {
-		s.Events[state] = n
-	}
+	maps.Copy(s.Events, b.Events)
+	s.Retries = maps.Clone(b.Retries)
+	s.Normalizer.Corrupt = maps.Clone(b.Normalizer.Corrupt)
 	return s
 }

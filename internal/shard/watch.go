@@ -20,14 +20,25 @@ type observation struct {
 	err     error // the stream is gone
 }
 
-// watch is goroutine C: it looks at both ends until ctx ends. A look that fails
+// watch is goroutine C: it looks at both ends, and writes heartbeats, until ctx
+// ends. A look that fails
 // says nothing; the session has its own connections to fail by.
 func (ss *session) watch(ctx context.Context, seen chan<- observation) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
+	var beats <-chan time.Time
+	if ss.shard.cfg.Heartbeat != nil {
+		ss.beat(ctx) // the delay is known soon after the start
+		heart := time.NewTicker(ss.shard.cfg.HeartbeatInterval)
+		defer heart.Stop()
+		beats = heart.C
+	}
 	for {
 		select {
 		case <-tick.C:
+		case <-beats:
+			ss.beat(ctx)
+			continue
 		case <-ctx.Done():
 			return
 		}

@@ -1,0 +1,155 @@
+package web
+
+import (
+	"time"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/shard"
+)
+
+// Report is the body of /status. Times are RFC 3339, durations seconds, LSNs and
+// positions text; what is not known is null. Counters begin with the process.
+// Fields are only ever added.
+type Report struct {
+	Version   string    `json:"version"`
+	Role      string    `json:"role"` // connecting, standby, active, stopped
+	Since     time.Time `json:"since"`
+	LastError *string   `json:"last_error"` // null while active
+
+	Postgres Postgres `json:"postgres"`
+	Stream   Stream   `json:"stream"`
+	Lag      Lag      `json:"lag"`
+	Counters Counters `json:"counters"`
+}
+
+// Postgres is the source's end.
+type Postgres struct {
+	SystemIdentifier string `json:"system_identifier"`
+	Server           string `json:"server"`
+	Slot             Slot   `json:"slot"`
+	ReceivedLSN      string `json:"received_lsn"`
+	ConfirmedLSN     string `json:"confirmed_lsn"`
+	EndLSN           string `json:"end_lsn"`
+}
+
+// Slot is the slot as the server shows it.
+type Slot struct {
+	Name           string     `json:"name"`
+	LookedAt       *time.Time `json:"looked_at"`
+	Error          *string    `json:"error"` // of the latest look
+	Exists         bool       `json:"exists"`
+	Active         bool       `json:"active"`
+	WALStatus      string     `json:"wal_status"`
+	SafeWALBytes   *int64     `json:"safe_wal_bytes"`
+	RetainedBytes  uint64     `json:"retained_wal_bytes"`
+	WALBytesSecond float64    `json:"wal_bytes_per_second"`
+	RunwaySeconds  *float64   `json:"runway_seconds"`
+}
+
+// Stream is JetStream's end.
+type Stream struct {
+	Name          string            `json:"name"`
+	Atomic        bool              `json:"atomic"`
+	Position      ffstream.Position `json:"position"`
+	Sequence      uint64            `json:"sequence"`
+	AckedSequence uint64            `json:"acked_sequence"`
+	InFlight      int               `json:"in_flight"`
+}
+
+// Lag is how far the stream is behind the database.
+type Lag struct {
+	Bytes                 uint64     `json:"bytes"`
+	Seconds               float64    `json:"seconds"`
+	LastCommit            *time.Time `json:"last_commit"`
+	HeartbeatDelaySeconds *float64   `json:"heartbeat_delay_seconds"`
+	HeartbeatError        *string    `json:"heartbeat_error"`
+}
+
+// Counters count since the process began.
+type Counters struct {
+	Sessions        uint64            `json:"sessions"`
+	Retries         map[string]uint64 `json:"retries"`
+	Transactions    uint64            `json:"transactions"`
+	ExecutionRows   uint64            `json:"execution_rows"`
+	AttemptRows     uint64            `json:"attempt_rows"`
+	Events          map[string]uint64 `json:"events"`
+	Suppressed      map[string]uint64 `json:"suppressed"`
+	Inconsistent    uint64            `json:"inconsistent"`
+	EvidenceMissing uint64            `json:"evidence_missing"`
+	Corrupt         map[string]uint64 `json:"corrupt"`
+	Lookups         uint64            `json:"lookups"`
+}
+
+// NewReport describes a status.
+func NewReport(s *shard.Status, version string, now time.Time) *Report {
+	r := &Report{
+		Version: version, Role: string(s.Role), Since: s.Since, LastError: text(s.LastError),
+		Postgres: Postgres{
+			SystemIdentifier: formatUint(s.SystemID), Server: s.Server, Slot: newSlot(s),
+			ReceivedLSN: s.Received.String(), ConfirmedLSN: s.Confirmed.String(), EndLSN: max(s.ServerEnd, s.Probed.End).String(),
+		},
+		Stream: Stream{Name: s.Stream, Atomic: s.Atomic, Position: s.Position, Sequence: s.Sequence, AckedSequence: s.Acked, InFlight: s.InFlight},
+		Lag:    Lag{Bytes: s.Lag(), Seconds: s.Behind(now).Seconds(), LastCommit: moment(s.CommitTime), HeartbeatError: text(s.Heartbeat.Error)},
+		Counters: Counters{
+			Sessions: s.Sessions, Retries: s.Retries,
+			Transactions: s.Normalizer.Transactions, ExecutionRows: s.Normalizer.CoreRows, AttemptRows: s.Normalizer.AttemptRows,
+			Events: eventsByState(s), Suppressed: suppressed(s), Inconsistent: s.Normalizer.Inconsistent,
+			EvidenceMissing: s.Normalizer.NoEvidence, Corrupt: s.Normalizer.Corrupt, Lookups: s.Normalizer.Lookups,
+		},
+	}
+	if s.Heartbeat.Count > 0 {
+		delay := s.Heartbeat.Delay.Seconds()
+		r.Lag.HeartbeatDelaySeconds = &delay
+	}
+	return r
+}
+
+func newSlot(s *shard.Status) Slot {
+	p := &s.Probed
+	slot := Slot{
+		Name: s.Slot, LookedAt: moment(p.At), Error: text(p.Error), Exists: p.Exists, Active: p.Active, WALStatus: p.WALStatus,
+		RetainedBytes: p.Retained(), WALBytesSecond: p.WALRate,
+	}
+	if p.SafeWAL.OK {
+		slot.SafeWALBytes = &p.SafeWAL.V
+	}
+	if d, ok := p.Runway(); ok {
+		seconds := d.Seconds()
+		slot.RunwaySeconds = &seconds
+	}
+	return slot
+}
+
+// eventsByState names what entered no state.
+func eventsByState(s *shard.Status) map[string]uint64 {
+	m := make(map[string]uint64, len(s.Events))
+	for state, n := range s.Events {
+		name := string(state)
+		if name == "" {
+			name = "none"
+		}
+		m[name] += n
+	}
+	return m
+}
+
+// suppressed counts executions that a transaction touched and no event came of,
+// by reason.
+func suppressed(s *shard.Status) map[string]uint64 {
+	n := &s.Normalizer
+	return map[string]uint64{"no_candidate": n.NoCandidate, "same_state": n.SameState, "transient": n.Transient, "stored_already": n.Skipped}
+}
+
+func text(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
