@@ -42,6 +42,13 @@
 // say nothing of them. Those without an execution are a barrier: handled when
 // all before them is done, and before all behind them.
 //
+// # One execution
+//
+// Waiter.Wait returns when an execution has ended, Watch tells its state and each
+// transition that follows, and WaitPosition makes a database that lags behind the
+// stream, or behind one's own write, catch up first. None of them can miss what
+// happens between subscribing and reading.
+//
 // # Several processes
 //
 // Processes that run one durable name are one active and the others standbys

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/ffstream/ffstream"
 )
 
 // runOrdered reads without acknowledgements, one event at a time.
@@ -56,31 +54,37 @@ func (s *Subscriber) openOrdered(ctx context.Context) (jetstream.MessagesContext
 
 func (s *Subscriber) readOrdered(ctx context.Context, messages jetstream.MessagesContext, handle Handler) error {
 	defer context.AfterFunc(ctx, messages.Stop)()
-	filter := s.cfg.filter()
+	ss := session{s: s, cfg: &s.cfg, filter: s.cfg.filter(), failed: make(chan error, 1), handle: func(ctx context.Context, b []*Message) error { return handle(ctx, b[0]) }}
 	for {
-		m, err := messages.Next()
-		if ctx.Err() != nil {
-			return nil
+		d, pending, err := ss.nextOrdered(ctx, messages)
+		if err != nil || d == nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("consume stream %s: %w", s.cfg.Stream, err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("read message on %s: %w", m.Subject(), err)
-		}
-		ss := session{s: s, cfg: &s.cfg, failed: make(chan error, 1), handle: func(ctx context.Context, b []*Message) error { return handle(ctx, b[0]) }}
-		d := ss.read(m, meta.Sequence.Stream)
-		control := d.Type != ffstream.TypeTransitioned
-		if d.broken != nil || control && s.cfg.Control != nil || !control && filter.Match(&d.Event, d.Subject) {
+		if d.broken != nil || ss.wants(d) {
 			if err := ss.insist(ctx, d); err != nil {
 				return err
 			}
 		}
-		if ctx.Err() != nil || s.cfg.UntilEnd && meta.NumPending == 0 {
+		if ctx.Err() != nil || s.cfg.UntilEnd && pending == 0 {
 			return nil
 		}
 	}
+}
+
+// nextOrdered is the next message, nil when ctx has ended, and how many are behind it.
+func (ss *session) nextOrdered(ctx context.Context, messages jetstream.MessagesContext) (*delivery, uint64, error) {
+	m, err := messages.Next()
+	if ctx.Err() != nil {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, err)
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return nil, 0, fmt.Errorf("read message on %s: %w", m.Subject(), err)
+	}
+	return ss.read(m, meta.Sequence.Stream), meta.NumPending, nil
 }
 
 // insist tries one event until it is handled, given up, or ctx ends.

@@ -163,8 +163,7 @@ func (ss *session) receive(m jetstream.Msg) {
 		return
 	}
 	d := ss.read(m, meta.Sequence.Stream)
-	unwanted := !d.barrier && d.broken == nil && d.Type == ffstream.TypeTransitioned && !ss.filter.Match(&d.Event, d.Subject) ||
-		d.Type != ffstream.TypeTransitioned && d.broken == nil && ss.cfg.Control == nil
+	unwanted := d.broken == nil && !ss.wants(d)
 
 	ss.mu.Lock()
 	gap := meta.Sequence.Consumer != ss.consumed+1
@@ -202,6 +201,14 @@ func (ss *session) read(m jetstream.Msg, seq uint64) *delivery {
 	d.broken = err
 	d.barrier = err != nil || e.ExecutionID.IsZero()
 	return d
+}
+
+// wants reports whether an event has a handler.
+func (ss *session) wants(d *delivery) bool {
+	if d.Type != ffstream.TypeTransitioned {
+		return ss.cfg.Control != nil
+	}
+	return d.barrier || ss.filter.Match(&d.Event, d.Subject)
 }
 
 // pump gives what is held to its queue, up to a barrier. mu is held.

@@ -57,6 +57,19 @@ func (r *Reader) ExecutionState(ctx context.Context, id ffstream.ExecutionID) (f
 	return read.State(ctx, r.db, id)
 }
 
+// SettledState returns the effective state of an execution with the transactions
+// that the read saw, so that every event of it can be placed before or after the
+// read: see client.Watch. An event that is in the stream when SettledState is
+// called came before. Therefore it waits, which a plain read does not: while
+// transactions that may be changing the execution are about to become visible,
+// at most until those end that were changing the table when it was called.
+//
+// It must read from the primary, and outside of a transaction of REPEATABLE READ
+// or SERIALIZABLE, which keeps one snapshot for ever.
+func (r *Reader) SettledState(ctx context.Context, id ffstream.ExecutionID) (ffstream.SettledState, error) {
+	return read.Settled(ctx, r.db, id)
+}
+
 // ExecutionInfo returns what is known of an execution; false means that there is
 // no such execution. A row with a literal that no rule knows is a
 // *ffstream.CorruptionError. The id is given back as the caller spelt it.

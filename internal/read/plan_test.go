@@ -132,7 +132,7 @@ func TestOneLeaf(t *testing.T) {
 			{"snapshot", snapshotSQL, "smallint, uuid", of, 2}, {"context", contextSQL, "smallint, uuid", of, 1},
 			{"attempt index", attemptIndexSQL, "smallint, uuid", of, 1}, {"attempt count", attemptCountSQL, "smallint, uuid", of, 2},
 			{"tag", tagSQL, "smallint, uuid, text", of + ", 'a.b'", 1}, {"namespace", namespaceSQL, "smallint, uuid", of, 1},
-			{"attempts", attemptsSQL, "smallint, uuid", of, 2}, {"states", statesSQL, "smallint, uuid[]", list, 2}, {"infos", infosSQL, "smallint, uuid[]", list, 2},
+			{"settled", settledSQL, "smallint, uuid", of, 2}, {"attempts", attemptsSQL, "smallint, uuid", of, 2}, {"states", statesSQL, "smallint, uuid[]", list, 2}, {"infos", infosSQL, "smallint, uuid[]", list, 2},
 			{"flow", flowSQL, "smallint, uuid", of, 1}, // it has no members
 			{"list", listSQL, "smallint, bigint", "86, 5", 1}, {"list after", listAfterSQL, "smallint, bigint, uuid", "86, 5, " + id, 1},
 		} {

@@ -87,6 +87,21 @@ const (
 	LEFT JOIN ff_attempt a ON a.partition_key = $1 AND a.execution_id = $2::uuid` + whereOne + ` ORDER BY a.attempt_index`
 )
 
+// The read of a settled state. A row that nobody is changing has no xmax; a row
+// that does not exist may be one that somebody is making.
+const (
+	settledSQL = `SELECT pg_current_snapshot()::text, pg_is_in_recovery(),
+	CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() - '0/0' ELSE 0 END::bigint, c.xmax::text = '0', ` + literals + failure + `
+	FROM (SELECT) AS always LEFT JOIN (ff_exec_core c` + found + `) ON c.partition_key = $1::smallint AND c.execution_id = $2::uuid`
+
+	// changingSQL gives the transactions that may be changing executions. They hold
+	// their locks until reads see them.
+	changingSQL = `SELECT x.transactionid::text::bigint FROM pg_locks l JOIN pg_locks x USING (virtualtransaction)
+	WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.relation = 'ff_exec_core'::regclass
+	AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+	AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'`
+)
+
 // Reads of a partition's executions.
 const (
 	statesSQL = `SELECT ` + key + literals + failure + ofCore + found + ` WHERE c.partition_key = $1::smallint AND c.execution_id = ANY ($2::uuid[])`

@@ -1,0 +1,121 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream"
+)
+
+// StateReader reads the state of an execution with the transactions that the read
+// saw, as *reader.Reader does, from the primary. An event that was in the stream
+// before the call must be of a transaction that the read saw.
+type StateReader interface {
+	SettledState(ctx context.Context, id ffstream.ExecutionID) (ffstream.SettledState, error)
+}
+
+// Change is what Watch tells.
+type Change struct {
+	// State that the execution is in from here on: empty while it does not exist,
+	// StatePurged when its row was deleted.
+	State ffstream.PublicState
+	// Event that brought it there: a transition, or a TRUNCATE. Nil when the state
+	// was read.
+	Event *Message
+}
+
+// Watch gives the current state of an execution and then each transition as it
+// comes, none left out and none that the state knew already. Of cfg only Stream
+// and Prefix count. The stream must be that of the database that r reads.
+//
+// It ends with an error: that of ctx, r or the subscription, or a
+// *ffstream.CorruptionError when the row cannot be understood any more; and
+// without one when the loop breaks off. It outlives outages of the broker as long
+// as the connection does. Behind a gap that an operator accepted the state is read
+// again and told, whatever it is.
+func Watch(ctx context.Context, js jetstream.JetStream, cfg Config, r StateReader, id ffstream.ExecutionID) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		w := watch{reader: r, id: canonical(id), yield: yield}
+		if err := w.run(ctx, js, cfg); err != nil {
+			yield(Change{}, fmt.Errorf("watch %s: %w", id, err))
+		}
+	}
+}
+
+// watch is one range over Watch.
+type watch struct {
+	reader StateReader
+	id     ffstream.ExecutionID
+	yield  func(Change, error) bool
+	state  ffstream.SettledState // the latest that was read
+}
+
+// run returns nil when the loop has broken off.
+func (w *watch) run(ctx context.Context, js jetstream.JetStream, cfg Config) error {
+	nothing := func(context.Context, *Message) error { return nil }
+	s, err := New(js, Config{Stream: cfg.Stream, Prefix: cfg.Prefix, Ordered: true, Filter: Filter{Execution: w.id}, Control: nothing})
+	if err != nil {
+		return err
+	}
+	messages, _, err := s.openOrdered(ctx)
+	if err != nil {
+		return fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
+	}
+	defer messages.Stop()
+	defer context.AfterFunc(ctx, messages.Stop)()
+	more, err := w.read(ctx)
+	ss := session{s: s, cfg: &s.cfg, filter: s.cfg.filter()}
+	for more && err == nil {
+		var d *delivery
+		if d, _, err = ss.nextOrdered(ctx, messages); err != nil {
+			return err
+		}
+		if d == nil {
+			return ctx.Err()
+		}
+		if d.broken != nil {
+			return fmt.Errorf("read message %d: %w", d.Sequence, d.broken)
+		}
+		if ss.wants(d) {
+			more, err = w.event(ctx, &d.Message)
+		}
+	}
+	return err
+}
+
+// read tells the state. The subscription is there before, so what the read does
+// not see has its event behind the place where that began.
+func (w *watch) read(ctx context.Context) (more bool, err error) {
+	if w.state, err = w.reader.SettledState(ctx, w.id); err != nil {
+		return false, err
+	}
+	return w.yield(Change{State: w.state.State}, nil), nil
+}
+
+// event tells what a message means for the execution, unless the state that was
+// read knew it.
+func (w *watch) event(ctx context.Context, m *Message) (more bool, err error) {
+	switch m.Type {
+	case ffstream.TypeGap:
+		return w.read(ctx)
+	case ffstream.TypeTransitioned, ffstream.TypeTruncated, ffstream.TypeCorrupt:
+	default:
+		return true, nil
+	}
+	if w.state.Knew(&m.Event) {
+		return true, nil
+	}
+	switch m.Type {
+	case ffstream.TypeTruncated:
+		return w.yield(Change{State: ffstream.StatePurged, Event: m}, nil), nil
+	case ffstream.TypeCorrupt:
+		if canonical(m.ExecutionID) != w.id {
+			return true, nil
+		}
+		return false, &ffstream.CorruptionError{ExecutionID: m.ExecutionID, Column: m.Corrupt.Column, Literal: m.Corrupt.Literal}
+	}
+	return w.yield(Change{State: m.To, Event: m}, nil), nil
+}
