@@ -14,18 +14,25 @@ import (
 // event comes from. It is asked at once and then every 5 ms to 1 s. The error is
 // that of replayed or of ctx.
 func WaitPosition(ctx context.Context, p ffstream.Position, replayed func(context.Context) (ffstream.LSN, error)) error {
+	// p is where the commit record begins; what is replayed ends behind it.
+	return WaitLSN(ctx, p.Commit+1, replayed)
+}
+
+// WaitLSN is WaitPosition for one's own writes: end is what pg_current_wal_lsn()
+// of the primary says after the commit, which must not have been asynchronous.
+func WaitLSN(ctx context.Context, end ffstream.LSN, replayed func(context.Context) (ffstream.LSN, error)) error {
 	wait := 5 * time.Millisecond
 	for {
 		at, err := replayed(ctx)
 		if err != nil {
-			return fmt.Errorf("wait for position %s: %w", p, err)
+			return fmt.Errorf("wait for log up to %s: %w", end, err)
 		}
-		if at > p.Commit { // p is where the commit record begins; what is replayed ends behind it
+		if at >= end {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for position %s: replayed to %s: %w", p, at, ctx.Err())
+			return fmt.Errorf("wait for log up to %s: replayed to %s: %w", end, at, ctx.Err())
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, time.Second)
