@@ -2,8 +2,10 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,19 +18,25 @@ import (
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/client"
 	"github.com/ffstream/ffstream/internal/testenv"
+	"github.com/ffstream/ffstream/internal/testenv/engine"
+	"github.com/ffstream/ffstream/migrations"
 )
 
 func TestMain(m *testing.M) {
 	code := testenv.Main(func() int {
 		server, err := testenv.StartNATS(testenv.NATSConfig{})
+		tb := &mainTB{}
 		if err == nil {
-			err = prepareExamples(server)
+			err = errors.Join(prepareExamples(server), prepareDatabase(tb))
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		code := m.Run()
+		for _, cleanup := range slices.Backward(tb.cleanups) {
+			cleanup()
+		}
 		if err := server.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -57,9 +65,12 @@ func prepareExamples(server *testenv.NATS) error {
 	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: client.DefaultStream, Subjects: []string{"ff.>"}}); err != nil {
 		return err
 	}
-	for i, to := range []ffstream.PublicState{ffstream.StateActive, ffstream.StateCompleted} {
+	for i, to := range []ffstream.PublicState{ffstream.StateWaiting, ffstream.StateActive, ffstream.StateCompleted} {
 		e := step(1, ffstream.StateActive, to)
-		e.Type, e.ID = ffstream.TypeTransitioned, ffstream.EventID{System: 7, Position: ffstream.Position{Commit: ffstream.LSN(0x1010 + 0x10*i)}}
+		if i == 0 {
+			e.LaneID = "bulk"
+		}
+		e.Type, e.ID = ffstream.TypeTransitioned, ffstream.EventID{System: 7, Position: ffstream.Position{Commit: ffstream.LSN(0x1000 + 0x10*i)}}
 		m := &nats.Msg{Subject: e.Subject("ff"), Data: e.AppendJSON(nil), Header: nats.Header{ffstream.HeaderPosition: {e.Position().String()}}}
 		if _, err := js.PublishMsg(ctx, m); err != nil {
 			return err
@@ -67,6 +78,28 @@ func prepareExamples(server *testenv.NATS) error {
 	}
 	return os.Setenv("FFSTREAM_NATS_URL", server.URL())
 }
+
+// prepareDatabase makes the execution that the examples read: it has completed.
+func prepareDatabase(tb *mainTB) error {
+	ctx := context.Background()
+	db := testenv.DB(tb, testenv.Schema{Version: migrations.EngineNewest, Prepared: true})
+	e := &engine.Engine{Version: engine.Newest}
+	x := engine.Exec{Partition: 86, ID: uuid.MustParse("0190f5c2-0000-7000-8000-000000000001")}
+	return errors.Join(os.Setenv("FFSTREAM_DATABASE_URL", db.URL),
+		create(ctx, e, db.Pool, x), e.Claim(ctx, db.Pool, x), e.Complete(ctx, db.Pool, x, []byte("42")))
+}
+
+// mainTB is the testing.TB of TestMain, for what the examples share.
+type mainTB struct {
+	testing.TB
+	cleanups []func()
+}
+
+func (tb *mainTB) Helper()                   {}
+func (tb *mainTB) Cleanup(f func())          { tb.cleanups = append(tb.cleanups, f) }
+func (tb *mainTB) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
+func (tb *mainTB) Error(args ...any)         { panic(fmt.Sprint(args...)) }
+func (tb *mainTB) Errorf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
 
 const patience = time.Minute // with what a test waits for; a green one never takes it
 
