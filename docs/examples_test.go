@@ -1,0 +1,148 @@
+package docs_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/testenv"
+)
+
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m.Run)) }
+
+const patience = 2 * time.Minute // for installing and running an example
+
+// run runs a command in a directory; false: it failed, and why is logged.
+func run(ctx context.Context, t *testing.T, dir, name string, args ...string) bool {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Logf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+	return err == nil
+}
+
+// TestTypeScript installs the example, compiles it and lets it react.
+func TestTypeScript(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("examples/typescript")); err != nil {
+		t.Fatal(err)
+	}
+	if !run(ctx, t, dir, "node", "--version") || !run(ctx, t, dir, "npm", "install", "--no-audit", "--no-fund") {
+		t.Skip("node, npm or its packages cannot be had here: the TypeScript example is not run")
+	}
+	if !run(ctx, t, dir, "npm", "run", "build") {
+		t.Fatal("the example does not compile")
+	}
+	reacts(ctx, t, "completions-typescript", dir, "node", "dist/completions.js")
+}
+
+// TestPython likewise.
+func TestPython(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("examples/python")); err != nil {
+		t.Fatal(err)
+	}
+	python := filepath.Join(dir, "venv", "bin", "python")
+	if !run(ctx, t, dir, "python3", "-m", "venv", "venv") || !run(ctx, t, dir, python, "-m", "pip", "install", "--quiet", "-r", "requirements.txt") {
+		t.Skip("python, venv or nats-py cannot be had here: the Python example is not run")
+	}
+	reacts(ctx, t, "completions-python", dir, python, "completions.py")
+}
+
+// reacts checks that an example prints the completions of lane default, of before
+// its start and behind, in order, acknowledges them, and ends when it is told to.
+func reacts(ctx context.Context, t *testing.T, durable, dir, name string, args ...string) {
+	t.Helper()
+	url := testenv.NATSURL(t)
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: durable, Subjects: []string{durable + ".>"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := publish(ctx, t, js, durable, 0)
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir, cmd.Stderr = dir, os.Stderr
+	cmd.Env = append(os.Environ(), "FFSTREAM_NATS_URL="+url, "FFSTREAM_STREAM="+durable, "FFSTREAM_SUBJECT_PREFIX="+durable)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for round := range 2 {
+		for _, line := range want {
+			if !lines.Scan() || lines.Text() != line {
+				t.Fatalf("printed %q, want %q: %v", lines.Text(), line, lines.Err())
+			}
+		}
+		if round == 0 {
+			want = publish(ctx, t, js, durable, 3)
+		}
+	}
+	for {
+		consumer, err := stream.Consumer(ctx, durable)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if consumer.CachedInfo().AckFloor.Consumer == 6 {
+			break
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if lines.Scan() {
+		t.Errorf("printed %q as well", lines.Text())
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// publish stores three completions of lane default among others, and says what
+// is to be printed.
+func publish(ctx context.Context, t *testing.T, js jetstream.JetStream, prefix string, first int) (lines []string) {
+	t.Helper()
+	for n := first; n < first+3; n++ {
+		e := events()[1]
+		e.To, e.From, e.Namespace = ffstream.StateCompleted, ffstream.StateActive, "ns"
+		for i, lane := range []string{"other", "default"} {
+			e.LaneID, e.ID = lane, ffstream.EventID{System: 7, Position: ffstream.Position{Commit: 0x100, Index: uint32(2*n + i)}}
+			if _, err := js.Publish(ctx, e.Subject(prefix), e.AppendJSON(nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lines = append(lines, fmt.Sprintf("%s %s active -> completed", e.ID, e.ExecutionID))
+	}
+	return lines
+}
