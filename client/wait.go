@@ -11,10 +11,9 @@ import (
 	"github.com/ffstream/ffstream"
 )
 
-// Reader reads executions as *reader.Reader does. It must see what was committed
-// when it is asked: the primary, or a standby that WaitPosition has waited for.
+// Reader reads executions as *reader.Reader does, from the primary.
 type Reader interface {
-	ExecutionState(ctx context.Context, id ffstream.ExecutionID) (ffstream.PublicState, bool, error)
+	StateReader
 	ExecutionResult(ctx context.Context, id ffstream.ExecutionID) ([]byte, bool, error)
 }
 
@@ -91,17 +90,30 @@ func (w *Waiter) Wait(ctx context.Context, id ffstream.ExecutionID) (Outcome, er
 	if w.reader != nil {
 		t.look <- struct{}{} // subscribed before, so what this read misses comes as an event
 	}
+	read := make(chan answer, 1) // one read at a time sends to it
+	inner, stop := context.WithCancel(ctx)
+	defer stop()
+	look := t.look
 	for {
 		select {
-		case <-t.look:
-			state, found, err := w.reader.ExecutionState(ctx, id)
-			if err != nil {
-				return Outcome{}, fmt.Errorf("wait for %s: %w", id, err)
+		case <-look:
+			look = nil // until this read has answered
+			go func() {
+				state, err := w.reader.SettledState(inner, id)
+				read <- answer{state.State, err}
+			}()
+		case a := <-read:
+			if a.err != nil {
+				return Outcome{}, fmt.Errorf("wait for %s: %w", id, a.err)
 			}
-			if found && state.Terminal() {
-				return w.outcome(ctx, id, state)
+			if a.state.Terminal() {
+				return w.outcome(ctx, id, a.state)
 			}
+			look = t.look
 		case state := <-t.done:
+			if err := w.settle(ctx, id, state); err != nil {
+				return Outcome{State: state}, fmt.Errorf("wait for %s: %w", id, err)
+			}
 			return w.outcome(ctx, id, state)
 		case <-ctx.Done():
 			return Outcome{}, fmt.Errorf("wait for %s: %w", id, ctx.Err())
@@ -109,6 +121,22 @@ func (w *Waiter) Wait(ctx context.Context, id ffstream.ExecutionID) (Outcome, er
 			return Outcome{}, fmt.Errorf("wait for %s: %w", id, errors.Join(errors.New("the waiter is closed"), w.err))
 		}
 	}
+}
+
+// answer is what a read said.
+type answer struct {
+	state ffstream.PublicState
+	err   error
+}
+
+// settle returns when reads see what an event has told of: a commit is in the log
+// before they do.
+func (w *Waiter) settle(ctx context.Context, id ffstream.ExecutionID, state ffstream.PublicState) error {
+	if w.reader == nil || state == ffstream.StatePurged {
+		return nil
+	}
+	_, err := w.reader.SettledState(ctx, id)
+	return err
 }
 
 func (w *Waiter) outcome(ctx context.Context, id ffstream.ExecutionID, state ffstream.PublicState) (Outcome, error) {

@@ -23,11 +23,10 @@ func (r *table) set(id ffstream.ExecutionID, s ffstream.PublicState) {
 	r.states[id] = s
 }
 
-func (r *table) ExecutionState(_ context.Context, id ffstream.ExecutionID) (ffstream.PublicState, bool, error) {
+func (r *table) SettledState(_ context.Context, id ffstream.ExecutionID) (ffstream.SettledState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s, ok := r.states[id]
-	return s, ok, nil
+	return ffstream.SettledState{State: r.states[id]}, nil
 }
 
 func (r *table) ExecutionResult(_ context.Context, id ffstream.ExecutionID) ([]byte, bool, error) {
@@ -54,8 +53,8 @@ func TestWait(t *testing.T) {
 	for n := range waits {
 		running.Go(func() {
 			o, err := w.Wait(ctx, execution(n))
-			if state, _, _ := r.ExecutionState(ctx, execution(n)); err != nil || o.State != state || !o.Result.OK {
-				t.Errorf("execution %d: %+v, which is %q: %v", n, o, state, err)
+			if now, _ := r.SettledState(ctx, execution(n)); err != nil || o.State != now.State || !o.Result.OK {
+				t.Errorf("execution %d: %+v, which is %q: %v", n, o, now.State, err)
 			}
 		})
 		if n == waits/2 {
