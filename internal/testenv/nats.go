@@ -13,6 +13,7 @@ import (
 type NATS struct {
 	srv  *server.Server
 	opts server.Options
+	file string
 	temp bool // the directory is ours to remove
 }
 
@@ -21,13 +22,14 @@ type NATSConfig struct {
 	Dir         string // of JetStream's files; empty for a temporary one
 	SyncAlways  bool   // sync before each acknowledgement
 	NoJetStream bool
+	File        string // configuration file, read at each start
 }
 
 const natsReady = 30 * time.Second
 
 // StartNATS starts a server on a free port of loopback.
 func StartNATS(cfg NATSConfig) (*NATS, error) {
-	n := &NATS{temp: cfg.Dir == ""}
+	n := &NATS{temp: cfg.Dir == "", file: cfg.File}
 	if n.temp {
 		dir, err := os.MkdirTemp("", "ffstream-nats-")
 		if err != nil {
@@ -52,6 +54,11 @@ func StartNATS(cfg NATSConfig) (*NATS, error) {
 // Start starts the server, again on the same port and files.
 func (n *NATS) Start() error {
 	opts := n.opts
+	if n.file != "" {
+		if err := opts.ProcessConfigFile(n.file); err != nil {
+			return fmt.Errorf("start NATS: %w", err)
+		}
+	}
 	srv, err := server.NewServer(&opts)
 	if err != nil {
 		return fmt.Errorf("start NATS: %w", err)

@@ -29,6 +29,10 @@ type PostgresConfig struct {
 	// Durable keeps fsync on. Without it a crash of the machine, though not of
 	// the server, loses data.
 	Durable bool
+	// HBA is lines of pg_hba.conf that come before the others.
+	HBA string
+	// Files are written to the data directory, readable by the server alone.
+	Files map[string][]byte
 }
 
 // Postgres is a server of this process, in a directory of its own. It ends when
@@ -173,8 +177,24 @@ func (p *Postgres) initialise(ctx context.Context, cfg PostgresConfig, cred *sys
 		return err
 	}
 	const hba = "host all +scram_users 127.0.0.1/32 scram-sha-256\nlocal all all trust\nhost all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"
-	if err := os.WriteFile(filepath.Join(p.data(), "pg_hba.conf"), []byte(hba), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(p.data(), "pg_hba.conf"), []byte(cfg.HBA+hba), 0o600); err != nil {
 		return fmt.Errorf("write pg_hba.conf: %w", err)
+	}
+	return p.writeFiles(cfg.Files, cred)
+}
+
+func (p *Postgres) writeFiles(files map[string][]byte, cred *syscall.Credential) error {
+	for name, text := range files {
+		path := filepath.Join(p.data(), name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+		if cred == nil {
+			continue
+		}
+		if err := os.Chown(path, int(cred.Uid), int(cred.Gid)); err != nil {
+			return fmt.Errorf("hand %s to Postgres: %w", name, err)
+		}
 	}
 	return nil
 }
