@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/mattn/go-isatty"
 	"go.yaml.in/yaml/v3"
 
@@ -46,26 +45,8 @@ func isTerminal(w io.Writer) bool {
 
 // databaseFlags name the source database.
 type databaseFlags struct {
-	DatabaseURL string `help:"libpq URL of the database that the engine uses." env:"FFSTREAM_DATABASE_URL" placeholder:"URL"`
-}
-
-// config parses the URL. pgconn quotes it in its errors with the password
-// hidden, and hides nothing when it cannot tell which part that is, so none of
-// its words are passed on for those.
-func (f *databaseFlags) config() (*pgconn.Config, error) {
-	if f.DatabaseURL == "" {
-		return nil, usagef("--database-url (FFSTREAM_DATABASE_URL) is required: a libpq URL, such as postgres://user@host/database")
-	}
-	cfg, err := pgconn.ParseConfig(f.DatabaseURL)
-	if err != nil {
-		reason := "it is no libpq URL or keyword/value string"
-		var parse *url.Error
-		if errors.As(err, &parse) {
-			reason = parse.Err.Error()
-		}
-		return nil, usagef("parse --database-url: %s: want postgres://user:password@host:port/database?options", reason)
-	}
-	return cfg, nil
+	DatabaseURL          string `help:"libpq URL of the database that the engine uses. Certificates, PGPASSFILE and ~/.pgpass are read again for each connection." env:"FFSTREAM_DATABASE_URL" placeholder:"URL"`
+	DatabasePasswordFile string `help:"File with the role's password; read again for each connection. It wins over PGPASSWORD." env:"FFSTREAM_DATABASE_PASSWORD_FILE" placeholder:"FILE"`
 }
 
 // publicationFlags name what the source database is prepared with.
@@ -79,6 +60,7 @@ type streamFlags struct {
 	NATSURL       string `name:"nats-url" help:"NATS URL; without it, run starts an embedded server." env:"FFSTREAM_NATS_URL" placeholder:"URL"`
 	Stream        string `help:"Name of the JetStream stream." env:"FFSTREAM_STREAM" default:"FFSTREAM"`
 	SubjectPrefix string `help:"First token of every subject." env:"FFSTREAM_SUBJECT_PREFIX" default:"ff"`
+	natsAuth
 }
 
 var (
@@ -108,7 +90,7 @@ func (f *streamFlags) check() error {
 		return usagef("--subject-prefix %q: want one token of letters, digits, dashes and underscores", f.SubjectPrefix)
 	}
 	if f.NATSURL == "" {
-		return nil
+		return f.natsAuth.check("")
 	}
 	for one := range strings.SplitSeq(f.NATSURL, ",") {
 		u, err := url.Parse(strings.TrimSpace(one))
@@ -116,7 +98,7 @@ func (f *streamFlags) check() error {
 			return usagef("parse --nats-url: want nats://host:port, tls://host:port or a list of such, separated by commas")
 		}
 	}
-	return nil
+	return f.natsAuth.check(f.NATSURL)
 }
 
 // yamlFile is a configuration file: flag names as keys. It implements

@@ -63,7 +63,7 @@ func (c *demoCmd) Run(ctx context.Context, term terminal) (err error) {
 		return fmt.Errorf("make directory for NATS: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	srv, err := startEmbedded(ctx, dir, "127.0.0.1", 0, 2*time.Minute)
+	srv, err := startEmbedded(ctx, &embeddedFlags{NATSEmbeddedDir: dir, NATSEmbeddedHost: "127.0.0.1", NATSEmbeddedSync: 2 * time.Minute}, &natsAuth{})
 	if err != nil {
 		return err
 	}
@@ -75,12 +75,12 @@ func (c *demoCmd) Run(ctx context.Context, term terminal) (err error) {
 	}
 	defer d.pool.Close()
 	log := slog.New(slog.NewTextHandler(term.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	nc, err := connectNATS(srv.url(), log)
+	nc, err := connectNATS(srv.url(), &natsAuth{}, log)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	return d.play(ctx, database, nc, log)
+	return d.play(ctx, database, nc.Conn, log)
 }
 
 func (d *demo) say(format string, args ...any) {

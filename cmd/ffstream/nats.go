@@ -10,13 +10,21 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // connectNATS returns a connection that is tried for ever and that buffers
 // nothing while it is down: a message that is not on its way fails, and the
-// shard reads the stream's tail again.
-func connectNATS(url string, log *slog.Logger) (*nats.Conn, error) {
-	nc, err := nats.Connect(url,
+// shard reads the stream's tail again. With RetryOnFailedConnect(false) in more the
+// first try is the only one.
+func connectNATS(url string, auth *natsAuth, log *slog.Logger, more ...nats.Option) (*natsConn, error) {
+	options, err := auth.options(log)
+	if err != nil {
+		return nil, err
+	}
+	var refused refusals
+	options = append(options,
 		nats.Name("ffstream"),
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
@@ -27,21 +35,27 @@ func connectNATS(url string, log *slog.Logger) (*nats.Conn, error) {
 		nats.Timeout(5*time.Second),
 		nats.PingInterval(5*time.Second),
 		nats.MaxPingsOutstanding(2),
-		nats.ReconnectErrHandler(nil),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { refused.set(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			log.Warn("NATS reported an error", "error", err)
+			refused.set(err)
+			log.Warn("NATS reported an error", "error", publish.Refused(err))
 		}),
+		nats.ConnectHandler(func(*nats.Conn) { refused.set(nil) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Warn("NATS connection lost; reconnecting", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("NATS connected") }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			refused.set(nil)
+			log.Info("NATS connected")
+		}),
 	)
+	nc, err := nats.Connect(url, append(options, more...)...)
 	if err != nil {
-		return nil, fmt.Errorf("connect to NATS: %w", err)
+		return nil, fmt.Errorf("connect to NATS: %w", publish.Refused(err))
 	}
-	return nc, nil
+	return &natsConn{nc, &refused}, nil
 }
 
 // embedded is a NATS server inside this process.
@@ -51,9 +65,18 @@ type embedded struct {
 
 const embeddedReady = 30 * time.Second
 
-// startEmbedded starts a NATS server with JetStream in dir. It listens on host
-// and port; port 0 takes a free one.
-func startEmbedded(ctx context.Context, dir, host string, port int, sync time.Duration) (*embedded, error) {
+// embeddedFlags say where the embedded NATS server listens and keeps its files.
+type embeddedFlags struct {
+	NATSEmbeddedDir  string        `name:"nats-embedded-dir" help:"Directory of the embedded NATS server. Default: below the user's cache directory." env:"FFSTREAM_NATS_EMBEDDED_DIR" placeholder:"DIR"`
+	NATSEmbeddedHost string        `name:"nats-embedded-host" help:"Address the embedded NATS server listens on. Beyond loopback it asks its clients for the token, password or NKey that the other flags name." env:"FFSTREAM_NATS_EMBEDDED_HOST" default:"127.0.0.1"`
+	NATSEmbeddedPort int           `name:"nats-embedded-port" help:"Port of the embedded NATS server; 0 takes a free one." env:"FFSTREAM_NATS_EMBEDDED_PORT" default:"4222"`
+	NATSEmbeddedSync time.Duration `name:"nats-embedded-sync" help:"How often the embedded NATS server syncs its files to disk." env:"FFSTREAM_NATS_EMBEDDED_SYNC" default:"2m"`
+}
+
+// startEmbedded starts a NATS server with JetStream, whose clients have to be as
+// auth says. Port 0 takes a free one.
+func startEmbedded(ctx context.Context, f *embeddedFlags, auth *natsAuth) (*embedded, error) {
+	dir, port := f.NATSEmbeddedDir, f.NATSEmbeddedPort
 	if dir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
@@ -64,14 +87,18 @@ func startEmbedded(ctx context.Context, dir, host string, port int, sync time.Du
 	if port == 0 {
 		port = server.RANDOM_PORT
 	}
-	srv, err := server.NewServer(&server.Options{
+	options := server.Options{
 		ServerName: "ffstream-embedded",
-		Host:       host, Port: port,
+		Host:       f.NATSEmbeddedHost, Port: port,
 		JetStream: true, StoreDir: dir,
-		SyncInterval: sync,
+		SyncInterval: f.NATSEmbeddedSync,
 		NoSigs:       true, NoLog: true,
 		DontListen: false,
-	})
+	}
+	if err := auth.guard(&options); err != nil {
+		return nil, err
+	}
+	srv, err := server.NewServer(&options)
 	if err != nil {
 		return nil, fmt.Errorf("start embedded NATS server: %w", err)
 	}

@@ -4,7 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/ffstream/ffstream/internal/shard"
 )
@@ -15,9 +16,6 @@ type resumeCmd struct {
 	AcceptGap bool `help:"Give up what is lost: record the gap in the stream, as an event of type ffstream.gap.v1, and go on behind it. Creates the slot or the stream anew where it is gone."`
 }
 
-// resumeTimeout bounds the wait for NATS; the slot's creation may take longer.
-const resumeTimeout = 30 * time.Second
-
 // Run prints what was accepted, or that nothing had to be.
 func (c *resumeCmd) Run(ctx context.Context, term terminal, log *slog.Logger) error {
 	database, err := c.check()
@@ -27,19 +25,15 @@ func (c *resumeCmd) Run(ctx context.Context, term terminal, log *slog.Logger) er
 	if !c.AcceptGap {
 		return usagef("--accept-gap is required: resume gives up transitions that run refuses to give up, and says so in the stream; what is lost is what run says when it stops")
 	}
-	nc, closeNATS, err := c.connectNATS(ctx, log)
+	nc, closeNATS, err := c.connectNATS(ctx, log, nats.RetryOnFailedConnect(false))
 	if err != nil {
 		return err
 	}
 	defer closeNATS()
-	connecting, cancel := context.WithTimeout(ctx, resumeTimeout)
-	defer cancel()
-	if err := nc.FlushWithContext(connecting); err != nil {
-		return fmt.Errorf("connect to NATS: %w", err)
-	}
 	cfg, closeSource := c.shard(database, log)
 	defer closeSource()
-	gap, err := shard.New(nc, cfg).Accept(ctx)
+	cfg.Sink.Refusal = nc.refusal
+	gap, err := shard.New(nc.Conn, cfg).Accept(ctx)
 	if err != nil {
 		return err
 	}

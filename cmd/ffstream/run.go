@@ -22,14 +22,10 @@ type serviceFlags struct {
 	databaseFlags
 	publicationFlags
 	streamFlags
+	embeddedFlags
 	Slot           string        `help:"Name of the replication slot. The first run creates it; nothing else ever does." env:"FFSTREAM_SLOT" default:"ffstream"`
 	StreamReplicas int           `help:"Replicas of the stream, when run creates it." env:"FFSTREAM_STREAM_REPLICAS" default:"1"`
 	StreamMaxAge   time.Duration `help:"Age at which the stream forgets events, when run creates it; 0 keeps them for ever." env:"FFSTREAM_STREAM_MAX_AGE" default:"168h"`
-
-	NATSEmbeddedDir  string        `name:"nats-embedded-dir" help:"Directory of the embedded NATS server. Default: below the user's cache directory." env:"FFSTREAM_NATS_EMBEDDED_DIR" placeholder:"DIR"`
-	NATSEmbeddedHost string        `name:"nats-embedded-host" help:"Address the embedded NATS server listens on." env:"FFSTREAM_NATS_EMBEDDED_HOST" default:"127.0.0.1"`
-	NATSEmbeddedPort int           `name:"nats-embedded-port" help:"Port of the embedded NATS server; 0 takes a free one." env:"FFSTREAM_NATS_EMBEDDED_PORT" default:"4222"`
-	NATSEmbeddedSync time.Duration `name:"nats-embedded-sync" help:"How often the embedded NATS server syncs its files to disk." env:"FFSTREAM_NATS_EMBEDDED_SYNC" default:"2m"`
 }
 
 // check checks what the flags' types do not say.
@@ -42,6 +38,11 @@ func (f *serviceFlags) check() (*pgconn.Config, error) {
 	}
 	if err := f.streamFlags.check(); err != nil {
 		return nil, err
+	}
+	if f.NATSURL == "" {
+		if err := f.checkEmbedded(f.NATSEmbeddedHost); err != nil {
+			return nil, err
+		}
 	}
 	if f.StreamReplicas < 1 || f.StreamReplicas > 5 {
 		return nil, usagef("--stream-replicas %d: want 1 to 5", f.StreamReplicas)
@@ -109,6 +110,7 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	defer closeNATS()
 	cfg, closeSource := c.shard(database, log)
 	defer closeSource()
+	cfg.Sink.Refusal = nc.refusal
 	cfg.ShutdownTimeout, cfg.Holdback = c.ShutdownTimeout, c.ConfirmHoldback
 	monitor := newSource(database, c.Publication, c.ReplicaIdentity)
 	defer monitor.close()
@@ -116,7 +118,7 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if c.Heartbeat > 0 {
 		cfg.Heartbeat, cfg.HeartbeatInterval, cfg.Source.Messages = monitor.heartbeat, c.Heartbeat, true
 	}
-	s := shard.New(nc, cfg)
+	s := shard.New(nc.Conn, cfg)
 	if c.HTTPAddr != httpOff {
 		web, err := c.listen(ctx, s, log)
 		if err != nil {
@@ -142,17 +144,17 @@ func (c *runCmd) listen(ctx context.Context, s *shard.Shard, log *slog.Logger) (
 
 // connectNATS connects to the broker, and starts the embedded one when no other is
 // named. The caller calls the returned function at the end.
-func (f *serviceFlags) connectNATS(ctx context.Context, log *slog.Logger) (*nats.Conn, func(), error) {
+func (f *serviceFlags) connectNATS(ctx context.Context, log *slog.Logger, more ...nats.Option) (*natsConn, func(), error) {
 	url, end := f.NATSURL, func() {}
 	if url == "" {
-		srv, err := startEmbedded(ctx, f.NATSEmbeddedDir, f.NATSEmbeddedHost, f.NATSEmbeddedPort, f.NATSEmbeddedSync)
+		srv, err := startEmbedded(ctx, &f.embeddedFlags, &f.natsAuth)
 		if err != nil {
 			return nil, nil, err
 		}
 		url, end = srv.url(), srv.close
 		log.Info("embedded NATS server is ready", "url", url)
 	}
-	nc, err := connectNATS(url, log)
+	nc, err := connectNATS(url, &f.natsAuth, log, more...)
 	if err != nil {
 		end()
 		return nil, nil, err

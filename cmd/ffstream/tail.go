@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/client"
+	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // tailCmd prints events.
@@ -82,9 +84,16 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 	} else if !c.Follow {
 		cfg.From = client.All()
 	}
-	nc, err := nats.Connect(c.NATSURL, nats.Name("ffstream tail"), nats.MaxReconnects(-1))
+	options, err := c.options(log)
 	if err != nil {
+		return err
+	}
+	nc, err := nats.Connect(c.NATSURL, append(options, nats.Name("ffstream tail"), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort())...)
+	if errors.Is(err, nats.ErrNoServers) {
 		return fmt.Errorf("connect to NATS: %w: start ffstream run, or name the server (--nats-url)", err)
+	}
+	if err != nil {
+		return fmt.Errorf("connect to NATS: %w", publish.Refused(err))
 	}
 	defer nc.Close()
 	js, err := jetstream.New(nc)

@@ -2,8 +2,10 @@ package publish
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,6 +24,35 @@ const (
 	codeSubjectOverlap        = 10065
 	codeReplicasNotSupported  = 10074
 )
+
+// Refused wraps what a server refused, or why it was not trusted, with the sentinel
+// that it stands for and with what mends it. Other errors come back as they are.
+func Refused(err error) error {
+	var untrusted *tls.CertificateVerificationError
+	switch {
+	case errors.Is(err, nats.ErrPermissionViolation):
+		return fmt.Errorf("%w: %w: grant it to the user: deploy/nats/permissions.conf lists what each part of ffstream needs", ErrNotPermitted, err)
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked), errors.Is(err, nats.ErrAccountAuthExpired):
+		return fmt.Errorf("%w: %w: correct the user in the NATS URL, or what --nats-user, --nats-token-file, --nats-nkey-file or --nats-creds-file names", ErrAuthentication, err)
+	case errors.As(err, &untrusted):
+		return fmt.Errorf("%w: %w: name the certificate of who signed it (--nats-ca-file), and the host that it is for (--nats-url)", ErrUntrusted, err)
+	case err != nil && strings.Contains(err.Error(), "remote error: tls: "): // crypto/tls has no type for an alert
+		return fmt.Errorf("%w: %w: name a client certificate that the server accepts (--nats-cert-file, --nats-key-file)", ErrAuthentication, err)
+	}
+	return err
+}
+
+// Explain adds to the error of a request that had no answer what the server
+// refused: it drops a message that is not permitted, and says so beside.
+func (c *Config) Explain(err error) error {
+	if c.Refusal == nil || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrAmbiguous) {
+		return err
+	}
+	if said := c.Refusal(); errors.Is(said, nats.ErrPermissionViolation) {
+		return fmt.Errorf("%w (%w)", Refused(said), err)
+	}
+	return err
+}
 
 // classify wraps an error of the JetStream API or of the connection with the
 // sentinel that says what mends it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,12 @@ var (
 	ErrAmbiguous = errors.New("outcome of publishing is not known")
 	// ErrNoJetStream: the server or the account has no JetStream.
 	ErrNoJetStream = errors.New("JetStream is not enabled")
+	// ErrAuthentication: the server does not take the user, or the client's certificate.
+	ErrAuthentication = errors.New("NATS authentication failed")
+	// ErrUntrusted: no authority that is trusted signed the server's certificate.
+	ErrUntrusted = errors.New("NATS server is not trusted")
+	// ErrNotPermitted: the user may not publish or subscribe to what this needs.
+	ErrNotPermitted = errors.New("NATS user lacks a permission")
 	// ErrStreamLost: the stream is gone, or what it held is.
 	ErrStreamLost = errors.New("stream is lost")
 	// ErrStreamConfig: the stream's configuration breaks the promise.
@@ -50,6 +57,9 @@ type Config struct {
 	Window int
 	// AckTimeout bounds the time without an expected acknowledgement. Default 10 s.
 	AckTimeout time.Duration
+	// Refusal tells what the server refused since it was asked last, or why there is
+	// no connection; nil when neither is known. Optional: errors then say less.
+	Refusal func() error
 }
 
 const (
@@ -106,7 +116,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 		cfg.AckTimeout = defaultAckTimeout
 	}
 	if !nc.IsConnected() {
-		return nil, fmt.Errorf("%w: not connected to %s", ErrUnavailable, serverName(nc))
+		return nil, fmt.Errorf("not connected to %s: %w", serverName(nc), cfg.disconnected())
 	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout))
 	if err != nil {
@@ -136,6 +146,25 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 		return nil, err
 	}
 	return s, s.openBucket(ctx, info.Config.Replicas)
+}
+
+// disconnected is why there is no connection.
+func (c *Config) disconnected() error {
+	if c.Refusal == nil {
+		return ErrUnavailable
+	}
+	why := c.Refusal()
+	if why == nil || errors.Is(why, nats.ErrPermissionViolation) {
+		return ErrUnavailable
+	}
+	if refused := Refused(why); isAny(refused, ErrAuthentication, ErrUntrusted) {
+		return refused
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, why)
+}
+
+func isAny(err error, kinds ...error) bool {
+	return slices.ContainsFunc(kinds, func(k error) bool { return errors.Is(err, k) })
 }
 
 // serverName is the address of the server without what may be secret in its URL.

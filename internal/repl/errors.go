@@ -1,9 +1,11 @@
 package repl
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -31,6 +33,8 @@ var (
 	ErrWALLevel = errors.New("wal_level is not logical")
 	// ErrUnknownHost: the name of the server's host does not resolve.
 	ErrUnknownHost = errors.New("host name does not resolve")
+	// ErrUntrusted: no authority that is trusted signed the server's certificate.
+	ErrUntrusted = errors.New("server is not trusted")
 )
 
 // step says what a Postgres error interrupted, for the same SQLSTATE means
@@ -51,13 +55,20 @@ func (c *Config) classify(at step, err error) error {
 	if errors.As(err, &dns) && dns.IsNotFound {
 		return fmt.Errorf("%w: %s: correct the host in the database URL", ErrUnknownHost, dns.Name)
 	}
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		return fmt.Errorf("%w: %w: correct sslrootcert, sslmode or the host in the database URL", ErrUntrusted, untrusted)
+	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
+		if strings.Contains(err.Error(), "remote error: tls: ") { // crypto/tls has no type for an alert
+			return fmt.Errorf("%w: %w: correct sslcert and sslkey in the database URL", ErrAuthentication, err)
+		}
 		return err
 	}
 	switch {
 	case pg.Code == "28P01" || pg.Code == "28000" && at == stepConnect:
-		return fmt.Errorf("%w: %s: correct the user or password in the database URL, or pg_hba.conf", ErrAuthentication, pg.Message)
+		return fmt.Errorf("%w: %s: correct the user or password in the database URL or the file that holds it, sslcert and sslkey, or pg_hba.conf", ErrAuthentication, pg.Message)
 	case pg.Code == "3D000":
 		return fmt.Errorf("%w: %s: correct the database URL", ErrDatabaseMissing, pg.Message)
 	case pg.Code == "42501":

@@ -220,6 +220,7 @@ func (s *Shard) Accept(ctx context.Context) (gap *ffstream.Gap, err error) {
 		defer cancel()
 		err = errors.Join(err, source.Close(closing))
 	}()
+	defer func() { err = s.cfg.Sink.Explain(err) }()
 	was := source.Slot()
 	e, err := s.open(ctx, source, true)
 	if errors.Is(err, errNothing) {

@@ -120,11 +120,11 @@ func (s *Shard) Run(ctx context.Context) error {
 	said := "" // the cause that was logged last: one line a change, not one a try
 	for {
 		active, acked, began := false, s.acked, time.Now()
-		err := s.session(ctx, func() {
+		err := s.cfg.Sink.Explain(s.session(ctx, func() {
 			active = true
 			s.established = true
 			s.setRole(RoleActive)
-		})
+		}))
 		if ctx.Err() != nil {
 			if err != nil && !errors.Is(err, context.Canceled) {
 				s.cfg.Log.Warn("stopped before everything was stored; the next start goes on from the stream's tail", "error", err)
@@ -214,7 +214,8 @@ var fatalErrors = []error{
 // typingErrors end Run until a first session was established: then they are
 // taken for a mistake in the configuration, later for an accident.
 var typingErrors = []error{
-	repl.ErrAuthentication, repl.ErrDatabaseMissing, repl.ErrUnknownHost, publish.ErrNoJetStream,
+	repl.ErrAuthentication, repl.ErrDatabaseMissing, repl.ErrUnknownHost, repl.ErrUntrusted,
+	publish.ErrNoJetStream, publish.ErrAuthentication, publish.ErrUntrusted, publish.ErrNotPermitted,
 }
 
 func (s *Shard) fatal(err error) bool {
@@ -243,7 +244,11 @@ var causes = []struct {
 	{repl.ErrAuthentication, "postgres_authentication"},
 	{repl.ErrDatabaseMissing, "postgres_database"},
 	{repl.ErrUnknownHost, "postgres_host"},
+	{repl.ErrUntrusted, "postgres_tls"},
 	{publish.ErrNoJetStream, "nats_jetstream"},
+	{publish.ErrAuthentication, "nats_authentication"},
+	{publish.ErrUntrusted, "nats_tls"},
+	{publish.ErrNotPermitted, "nats_permission"},
 	{errUnsure, "unsure"},
 }
 
