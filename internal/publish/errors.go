@@ -31,7 +31,7 @@ func Refused(err error) error {
 	var untrusted *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, nats.ErrPermissionViolation):
-		return fmt.Errorf("%w: %w: grant it to the user: deploy/nats/permissions.conf lists what each part of ffstream needs", ErrNotPermitted, err)
+		return fmt.Errorf("%w: %w: grant it to the user of this service in the configuration of nats-server", ErrNotPermitted, err)
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked), errors.Is(err, nats.ErrAccountAuthExpired):
 		return fmt.Errorf("%w: %w: correct the user in the NATS URL, or what --nats-user, --nats-token-file, --nats-nkey-file or --nats-creds-file names", ErrAuthentication, err)
 	case errors.As(err, &untrusted):
