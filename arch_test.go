@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"internal/shard":          {"internal/repl", "internal/repl/pgoutput", "internal/normalize", "internal/publish"},
 	"internal/read":           {"internal/normalize"},
 	"internal/web":            {"internal/shard"},
-	"internal/doctor":         {"migrations"},
+	"internal/doctor":         {"migrations", "internal/publish"},
 	"internal/testenv":        {"migrations"},
 	"internal/testenv/engine": {},
 	"migrations":              {},

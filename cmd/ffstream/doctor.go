@@ -3,36 +3,38 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/nats-io/nats.go"
 
 	"github.com/ffstream/ffstream/internal/doctor"
+	"github.com/ffstream/ffstream/internal/publish"
+	"github.com/ffstream/ffstream/internal/repl"
 	"github.com/ffstream/ffstream/migrations"
 )
 
-// doctorCmd says what is wrong with the source database and what mends it.
+// doctorCmd says what is wrong with both ends and what mends it.
 type doctorCmd struct {
-	databaseFlags
-	publicationFlags
+	serviceFlags
 	JSON bool `name:"json" help:"Print the findings as a JSON array."`
 }
 
+// brokerTimeout bounds all looks at the broker.
+const brokerTimeout = 15 * time.Second
+
 // Run looks and prints; a fault is an error, a warning is not.
 func (c *doctorCmd) Run(ctx context.Context, term terminal) error {
-	database, err := c.config()
+	database, err := c.check()
 	if err != nil {
 		return err
 	}
-	if err := c.check(); err != nil {
-		return err
-	}
-	conn, err := connect(ctx, database)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	cfg := migrations.Config{Publication: c.Publication, Identity: c.ReplicaIdentity == identityIndex}
-	findings := doctor.Source(ctx, conn, cfg)
+	findings := c.source(ctx, database)
+	findings = append(findings, c.sink(ctx, database)...)
 	if err := c.print(term.out, findings); err != nil {
 		return fmt.Errorf("print findings: %w", err)
 	}
@@ -48,24 +50,71 @@ func (c *doctorCmd) Run(ctx context.Context, term terminal) error {
 	return nil
 }
 
+func (c *doctorCmd) source(ctx context.Context, database *pgconn.Config) []doctor.Finding {
+	conn, err := connect(ctx, database)
+	if err != nil {
+		return []doctor.Finding{{ID: "postgres", Severity: doctor.Fault, Found: err.Error(), Why: "nothing of the source can be looked at"}}
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	return doctor.Source(ctx, conn, doctor.Config{
+		Config: migrations.Config{Publication: c.Publication, Identity: c.ReplicaIdentity == identityIndex}, Slot: c.Slot,
+	})
+}
+
+// sink looks at the broker, when one is named: the embedded one is the service's
+// own.
+func (c *doctorCmd) sink(ctx context.Context, database *pgconn.Config) []doctor.Finding {
+	if c.NATSURL == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+	defer cancel()
+	fault := func(id, why string, err error) []doctor.Finding {
+		return []doctor.Finding{{ID: id, Severity: doctor.Fault, Found: oneLine(err), Why: why}}
+	}
+	nc, err := connectNATS(c.NATSURL, &c.natsAuth, slog.New(slog.DiscardHandler), nats.RetryOnFailedConnect(false))
+	if err != nil {
+		return fault("nats", "nothing of the stream can be looked at", publish.Refused(err))
+	}
+	defer nc.Close()
+	cfg := publish.Config{Stream: c.Stream, Prefix: c.SubjectPrefix, Replicas: c.StreamReplicas, MaxAge: c.StreamMaxAge, Slot: c.Slot, Refusal: nc.refusal}
+	source, err := repl.Open(ctx, repl.Config{Conn: database, Slot: c.Slot, Publication: c.Publication})
+	if err != nil {
+		return fault("replication", "the service cannot follow the slot, and whose stream it is cannot be told", err)
+	}
+	cfg.SystemID = source.System().ID
+	findings := doctor.Stream(ctx, nc.Conn, cfg)
+	if err := source.Close(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		findings = append(findings, fault("replication", "the connection broke", err)...)
+	}
+	return findings
+}
+
 func (c *doctorCmd) print(w io.Writer, findings []doctor.Finding) error {
 	if c.JSON {
 		return json.NewEncoder(w).Encode(findings)
 	}
-	for _, f := range findings {
-		if _, err := fmt.Fprintf(w, "%-7s %s: %s\n", f.Severity, f.ID, f.Found); err != nil {
+	for i := range findings {
+		if _, err := io.WriteString(w, describeFinding(&findings[i])); err != nil {
 			return err
-		}
-		if f.Why != "" {
-			if _, err := fmt.Fprintf(w, "        why: %s\n", f.Why); err != nil {
-				return err
-			}
-		}
-		for _, sql := range f.Remedy {
-			if _, err := fmt.Fprintf(w, "        %s;\n", sql); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
+}
+
+func describeFinding(f *doctor.Finding) string {
+	text := fmt.Sprintf("%-7s %s: %s\n", f.Severity, f.ID, f.Found)
+	if f.Why != "" {
+		text += "        why: " + f.Why + "\n"
+	}
+	for _, sql := range f.Remedy {
+		text += "        " + sql + ";\n"
+	}
+	if f.Restart {
+		text += "        and restart Postgres\n"
+	}
+	for _, command := range f.Run {
+		text += "        $ " + command + "\n"
+	}
+	return text
 }

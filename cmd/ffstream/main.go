@@ -35,7 +35,7 @@ type commands struct {
 	Resume  resumeCmd  `cmd:"" help:"Look whether continuity is lost, and go on over a gap."`
 	Migrate migrateCmd `cmd:"" help:"Prepare the source database: publication and replica identity."`
 	Tail    tailCmd    `cmd:"" help:"Print events as they come."`
-	Doctor  doctorCmd  `cmd:"" help:"Say what is wrong with the source database and what mends it; changes nothing."`
+	Doctor  doctorCmd  `cmd:"" help:"Say what is wrong with either end and what mends it; changes nothing."`
 	Read    readCmd    `cmd:"" help:"Read one execution from Postgres."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of an event, or the AsyncAPI document of the stream."`
 	Demo    demoCmd    `cmd:"" help:"Everything on this machine: Postgres, NATS, a workload, the live transitions."`
