@@ -49,7 +49,7 @@ golden: ## Rewrite the golden transcripts from what the code does; read the diff
 
 .PHONY: reference
 reference: ## Rewrite the reference pages in docs/ from the code
-	$(GO) test ./internal/web -run '^TestReference$$' -update
+	$(GO) test ./internal/web ./cmd/ffstream -run '^TestReference$$' -update
 
 .PHONY: bench
 bench: postgres ## Measure the service beside other readers of the same log, as ratios; EXECUTIONS and ROUNDS say how much

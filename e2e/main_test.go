@@ -307,7 +307,13 @@ func (w *world) stored() []message {
 // oneError checks that the program's output is one line, and gives it.
 func oneError(t testing.TB, p *process) string {
 	t.Helper()
-	text := strings.TrimSuffix(p.output(), "\n")
+	text := ""
+	for line := range strings.Lines(p.output()) {
+		if !strings.Contains(line, `"level":"INFO"`) {
+			text += line
+		}
+	}
+	text = strings.TrimSuffix(text, "\n")
 	if strings.Contains(text, "\n") || text == "" {
 		t.Errorf("want one line, got %q", text)
 	}

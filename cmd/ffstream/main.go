@@ -58,13 +58,10 @@ func execute(args []string, term terminal) int {
 
 	var cli commands
 	exited, code := false, exitOK
-	parser, err := kong.New(&cli,
-		kong.Name("ffstream"),
-		kong.Description("Public-state transitions of FlowFabric executions, from Postgres to NATS JetStream, each once."),
+	parser, err := newParser(&cli,
 		kong.Writers(term.out, term.err),
 		kong.Exit(func(c int) { exited, code = true, c }),
 		kong.UsageOnError(),
-		kong.Vars{"stateNames": stateNames()},
 	)
 	if err != nil {
 		return fail(term, exitFatal, err)
@@ -106,6 +103,15 @@ func execute(args []string, term terminal) int {
 		return fail(term, exitFatal, err)
 	}
 	return exitOK
+}
+
+// newParser describes the command line.
+func newParser(cli *commands, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(cli, append(options,
+		kong.Name("ffstream"),
+		kong.Description("Public-state transitions of FlowFabric executions, from Postgres to NATS JetStream, each once."),
+		kong.Vars{"stateNames": stateNames()},
+	)...)
 }
 
 // usageError is a value of a flag that breaks its rule.

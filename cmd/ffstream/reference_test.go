@@ -1,0 +1,101 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+)
+
+var update = flag.Bool("update", false, "rewrite docs/configuration.md")
+
+// TestReference: docs/configuration.md is what the flags say.
+func TestReference(t *testing.T) {
+	t.Parallel()
+	const path = "../../docs/configuration.md"
+	want, err := reference()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != want {
+		t.Errorf("docs/configuration.md is not what the flags say (%v): run: make reference", err)
+	}
+}
+
+// TestPrecedence: a flag wins over the environment, and that over the file.
+func TestPrecedence(t *testing.T) {
+	path := t.TempDir() + "/c.yaml"
+	if err := os.WriteFile(path, []byte("slot: file\nstream: FILE\nsubject-prefix: file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("FFSTREAM_SLOT", "environment")
+	t.Setenv("FFSTREAM_STREAM", "ENVIRONMENT")
+	args := []string{"--config=" + path, "run", "--slot=flag"}
+	var cli commands
+	parser, err := newParser(&cli)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if parser, err = withConfigFile(parser, args); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	if c := cli.Run; c.Slot != "flag" || c.Stream != "ENVIRONMENT" || c.SubjectPrefix != "file" || c.Publication != "ffstream" {
+		t.Errorf("slot %s, stream %s, prefix %s, publication %s", c.Slot, c.Stream, c.SubjectPrefix, c.Publication)
+	}
+}
+
+// reference writes docs/configuration.md from the flags themselves.
+func reference() (string, error) {
+	var cli commands
+	parser, err := newParser(&cli)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	b.WriteString("# Configuration\n\nEvery flag is also an environment variable and, by its name without the dashes, a key of the YAML file that `--config`\n" +
+		"names. A flag wins over the environment, and the environment over the file. Durations are written like `90s` or `10m`.\n\n## All commands\n\n")
+	table(&b, parser.Model.Flags)
+	for _, c := range parser.Model.Children {
+		fmt.Fprintf(&b, "\n## ffstream %s\n\n%s\n\n", c.Name, c.Help)
+		flags := c.Flags
+		for _, sub := range c.Children {
+			flags = append(flags, sub.Flags...)
+		}
+		table(&b, flags)
+	}
+	return strings.TrimRight(b.String(), "\n") + "\n", nil
+}
+
+func table(b *strings.Builder, flags []*kong.Flag) {
+	seen := map[string]bool{"help": true}
+	head := "| flag | environment | default | meaning |\n|---|---|---|---|\n"
+	for _, f := range flags {
+		if seen[f.Name] || f.Hidden {
+			continue
+		}
+		seen[f.Name] = true
+		env, value := "", ""
+		if len(f.Envs) > 0 {
+			env = "`" + f.Envs[0] + "`"
+		}
+		if f.HasDefault {
+			value = "`" + f.Default + "`"
+		}
+		fmt.Fprintf(b, "%s| `--%s` | %s | %s | %s |\n", head, f.Name, env, value, strings.ReplaceAll(f.Help, "|", "\\|"))
+		head = ""
+	}
+	if head != "" {
+		b.WriteString("It has no flags of its own.\n")
+	}
+}
