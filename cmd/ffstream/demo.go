@@ -120,6 +120,7 @@ func (d *demo) play(ctx context.Context, database string, nc *nats.Conn, log *sl
 		streamFlags:      streamFlags{Stream: "FFSTREAM", SubjectPrefix: ffstream.DefaultSubjectPrefix},
 		Slot:             "ffstream", StreamReplicas: 1,
 	}
+	service.NATSEmbeddedHost = "127.0.0.1"
 	source, err := service.check()
 	if err != nil {
 		return err
