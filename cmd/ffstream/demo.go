@@ -117,7 +117,7 @@ func (d *demo) play(ctx context.Context, database string, nc *nats.Conn, log *sl
 	service := &serviceFlags{
 		databaseFlags:    databaseFlags{DatabaseURL: database},
 		publicationFlags: publicationFlags{Publication: "ffstream", ReplicaIdentity: identityIndex},
-		streamFlags:      streamFlags{Stream: "FFSTREAM", SubjectPrefix: ffstream.DefaultSubjectPrefix},
+		streamFlags:      streamFlags{NATSURL: nc.ConnectedUrl(), Stream: "FFSTREAM", SubjectPrefix: ffstream.DefaultSubjectPrefix},
 		Slot:             "ffstream", StreamReplicas: 1,
 	}
 	service.NATSEmbeddedHost = "127.0.0.1"

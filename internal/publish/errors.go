@@ -38,6 +38,8 @@ func Refused(err error) error {
 		return fmt.Errorf("%w: %w: name the certificate of who signed it (--nats-ca-file), and the host that it is for (--nats-url)", ErrUntrusted, err)
 	case err != nil && strings.Contains(err.Error(), "remote error: tls: "): // crypto/tls has no type for an alert
 		return fmt.Errorf("%w: %w: name a client certificate that the server accepts (--nats-cert-file, --nats-key-file)", ErrAuthentication, err)
+	case err != nil && strings.Contains(err.Error(), "after TLS handshake"): // the alert was lost with the connection
+		return fmt.Errorf("%w: the server may want a client certificate, or another one (--nats-cert-file, --nats-key-file)", err)
 	}
 	return err
 }

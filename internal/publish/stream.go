@@ -157,10 +157,11 @@ func (c *Config) disconnected() error {
 	if why == nil || errors.Is(why, nats.ErrPermissionViolation) {
 		return ErrUnavailable
 	}
-	if refused := Refused(why); isAny(refused, ErrAuthentication, ErrUntrusted) {
+	refused := Refused(why)
+	if isAny(refused, ErrAuthentication, ErrUntrusted) {
 		return refused
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, why)
+	return fmt.Errorf("%w: %w", ErrUnavailable, refused)
 }
 
 func isAny(err error, kinds ...error) bool {

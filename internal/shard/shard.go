@@ -238,6 +238,7 @@ var causes = []struct {
 	name string
 }{
 	{repl.ErrSlotBusy, "slot_busy"},
+	{publish.ErrNotPermitted, "nats_permission"}, // it wraps the one or the other of what follows
 	{publish.ErrUnavailable, "nats_unavailable"},
 	{publish.ErrFull, "stream_full"},
 	{publish.ErrAmbiguous, "nats_ambiguous"},
@@ -248,7 +249,6 @@ var causes = []struct {
 	{publish.ErrNoJetStream, "nats_jetstream"},
 	{publish.ErrAuthentication, "nats_authentication"},
 	{publish.ErrUntrusted, "nats_tls"},
-	{publish.ErrNotPermitted, "nats_permission"},
 	{errUnsure, "unsure"},
 }
 
