@@ -35,7 +35,7 @@ func (s *Subscriber) openOrdered(ctx context.Context) (jetstream.MessagesContext
 		return nil, false, err
 	}
 	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: s.cfg.subjects(), DeliverPolicy: c.DeliverPolicy, OptStartSeq: c.OptStartSeq, OptStartTime: c.OptStartTime,
+		FilterSubjects: s.cfg.subjects(stream), DeliverPolicy: c.DeliverPolicy, OptStartSeq: c.OptStartSeq, OptStartTime: c.OptStartTime,
 	})
 	if err != nil {
 		return nil, false, err

@@ -109,7 +109,7 @@ func (s *Subscriber) consumerConfig(stream jetstream.Stream, grouped bool) jetst
 	c := jetstream.ConsumerConfig{
 		Durable: s.cfg.Durable, AckPolicy: jetstream.AckExplicitPolicy, AckWait: s.cfg.AckWait,
 		MaxAckPending: s.cfg.MaxPending, MaxDeliver: -1,
-		FilterSubjects: s.cfg.subjects(),
+		FilterSubjects: s.cfg.subjects(stream),
 	}
 	if s.cfg.Durable == "" {
 		c.InactiveThreshold = 5 * time.Minute
@@ -119,15 +119,31 @@ func (s *Subscriber) consumerConfig(stream jetstream.Stream, grouped bool) jetst
 	}
 	if grouped { // an acknowledgement is of all up to it, so that no part of a transaction can come again alone
 		c.AckPolicy = jetstream.AckAllPolicy
-		c.FilterSubjects = []string{s.cfg.Prefix + ".>"}
+		c.FilterSubjects = unfiltered(stream, s.cfg.Prefix)
 	}
 	return c
 }
 
-// subjects is what the server is asked for.
-func (c *Config) subjects() []string {
+// subjects is what the server is asked for: nothing in particular where the
+// filter is left to the client anyway, because a server compares each message
+// with each subject and that costs a third of everything.
+func (c *Config) subjects(stream jetstream.Stream) []string {
 	f := c.filter()
-	return f.Subjects(c.Prefix, c.Control != nil)
+	subjects := f.Subjects(c.Prefix, c.Control != nil)
+	if slices.Equal(subjects, new(Filter).Subjects(c.Prefix, c.Control != nil)) && unfiltered(stream, c.Prefix) == nil {
+		return nil
+	}
+	return subjects
+}
+
+// unfiltered is what asks for all under a prefix: nothing when the stream holds
+// nothing else.
+func unfiltered(stream jetstream.Stream, prefix string) []string {
+	all := []string{prefix + ".>"}
+	if slices.Equal(stream.CachedInfo().Config.Subjects, all) {
+		return nil
+	}
+	return all
 }
 
 // pins reports whether the server knows pinned clients: 2.11 or newer.
