@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"testing"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/ffstream/ffstream/internal/doctor"
 	"github.com/ffstream/ffstream/migrations"
 )
@@ -48,12 +46,12 @@ func TestDoctor(t *testing.T) {
 	p.stop()
 	stream := w.jetstream()
 	cfg := stream.CachedInfo().Config
-	cfg.Discard, cfg.MaxMsgs = jetstream.DiscardOld, 5
+	cfg.MaxMsgsPerSubject = 5
 	if _, err := w.js.UpdateStream(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	if all := look(w.env(), 1); all["stream"] != doctor.Fault || all["slot"] != doctor.Warning {
-		t.Errorf("a stream that discards old messages is %q, a slot that nobody holds %q", all["stream"], all["slot"])
+		t.Errorf("a stream that deletes events from the middle is %q, a slot that nobody holds %q", all["stream"], all["slot"])
 	}
 	env := w.env()
 	env["FFSTREAM_NATS_URL"] = "nats://127.0.0.1:1"
