@@ -38,10 +38,16 @@ func ParseEvent(body []byte) (Event, error) {
 		}
 		e.FlowID = Some(flow)
 	}
-	if w.Type == TypeGap {
-		if e.Gap, err = w.Data.gap(); err != nil {
-			return Event{}, fmt.Errorf("parse event %s: %w", w.ID, err)
-		}
+	switch {
+	case w.Type == TypeGap:
+		e.Gap, err = w.Data.gap()
+	case w.Type == TypeBackfill:
+		e.Backfill, err = w.Data.progress(w.Data.After)
+	case w.Data.Op == OpSnapshot:
+		e.Snapshot = w.Data.snapshot()
+	}
+	if err != nil {
+		return Event{}, fmt.Errorf("parse event %s: %w", w.ID, err)
 	}
 	return e, nil
 }
@@ -97,7 +103,9 @@ type wireData struct {
 	Column              string            `json:"column"`
 	Literal             string            `json:"literal"`
 	Tx                  wireTx            `json:"tx"`
+	Op                  string            `json:"op"`
 	wireGap
+	wireBackfill
 }
 
 type wireVector struct {

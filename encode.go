@@ -30,6 +30,8 @@ func (e *Event) AppendJSON(b []byte) []byte {
 		b = e.appendCorrupt(b)
 	case TypeTruncated:
 		b = append(b, `"table":"ff_exec_core",`...)
+	case TypeBackfill:
+		b = e.Backfill.appendJSON(b)
 	default:
 		b = e.appendTransition(b)
 	}
@@ -53,6 +55,9 @@ func (e *Event) appendCorrupt(b []byte) []byte {
 	b = appendString(b, e.Corrupt.Literal)
 	if e.Truncated {
 		b = append(b, `,"truncated":true`...)
+	}
+	if e.Snapshot != nil {
+		b = e.Snapshot.appendJSON(b)
 	}
 	return append(b, ',')
 }
@@ -91,6 +96,9 @@ func (e *Event) appendTransition(b []byte) []byte {
 	}
 	if e.Truncated {
 		b = append(b, `,"truncated":true`...)
+	}
+	if e.Snapshot != nil {
+		b = e.Snapshot.appendJSON(b)
 	}
 	b = append(b, `,"current_attempt_index":`...)
 	b = strconv.AppendUint(b, uint64(e.CurrentAttemptIndex), 10)

@@ -31,7 +31,9 @@ const DefaultSubjectPrefix = "ff"
 //
 // Type decides which fields mean something. TypeTransitioned has all but
 // Corrupt. TypeCorrupt has ExecutionID, LaneID where it is known, Corrupt and
-// Tx. TypeTruncated has Tx alone, TypeGap Gap alone.
+// Tx. TypeTruncated has Tx alone, TypeGap Gap alone. TypeSnapshotted has what
+// TypeTransitioned has but From, and Snapshot; its Tx names no transaction.
+// TypeBackfill has Backfill and Tx.
 type Event struct {
 	ID     EventID
 	Type   string
@@ -79,7 +81,11 @@ type Event struct {
 
 	Corrupt Corruption
 	Gap     *Gap // of TypeGap, and nil of all others
-	Tx      Tx
+	// Snapshot is of TypeSnapshotted and of a corrupt row that a backfill read, and
+	// nil of all others; Backfill is of TypeBackfill.
+	Snapshot *Snapshot
+	Backfill *Backfill
+	Tx       Tx
 }
 
 // Attempt is a row of ff_attempt. Times are Unix milliseconds.
@@ -105,8 +111,8 @@ type Corruption struct {
 
 // Tx is the Postgres transaction that an event comes from.
 type Tx struct {
-	Xid  uint32
-	Last bool // no event of the same transaction follows
+	Xid  uint32 // 0 for what a backfill read
+	Last bool   // no event of the same transaction follows
 }
 
 // Position is the event's place in the stream's sequence.
@@ -118,7 +124,8 @@ func (e *Event) Terminal() bool { return e.To.Terminal() }
 
 // Subject is the subject of the event's message under a prefix:
 // <prefix>.exec.<partition>.<namespace>.<lane>.<state>,
-// <prefix>.corrupt.<partition>, <prefix>.truncated or <prefix>.gap.
+// <prefix>.corrupt.<partition>, <prefix>.truncated, <prefix>.gap or
+// <prefix>.backfill.
 func (e *Event) Subject(prefix string) string { return string(e.AppendSubject(nil, prefix)) }
 
 // AppendSubject appends the form of Subject to b.
@@ -132,6 +139,8 @@ func (e *Event) AppendSubject(b []byte, prefix string) []byte {
 		return append(b, ".truncated"...)
 	case TypeGap:
 		return append(b, ".gap"...)
+	case TypeBackfill:
+		return append(b, ".backfill"...)
 	}
 	b = append(b, ".exec."...)
 	b = strconv.AppendUint(b, uint64(e.ExecutionID.partition), 10)

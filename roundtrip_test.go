@@ -52,13 +52,29 @@ func (d drawer) event() ffstream.Event {
 	const year10000 = 253402300800 * 1_000_000 // the first microsecond that RFC 3339 cannot write
 	e := ffstream.Event{
 		ID:     ffstream.EventID{System: rapid.Uint64().Draw(d.t, "system"), Position: drawPosition(d.t)},
-		Type:   rapid.SampledFrom([]string{ffstream.TypeTransitioned, ffstream.TypeCorrupt, ffstream.TypeTruncated}).Draw(d.t, "type"),
+		Type:   rapid.SampledFrom([]string{ffstream.TypeTransitioned, ffstream.TypeCorrupt, ffstream.TypeTruncated, ffstream.TypeSnapshotted, ffstream.TypeBackfill}).Draw(d.t, "type"),
 		Source: d.str("source"),
 		Time:   time.UnixMicro(rapid.Int64Range(0, year10000-1).Draw(d.t, "time")).UTC(),
 		Tx:     ffstream.Tx{Xid: rapid.Uint32().Draw(d.t, "xid"), Last: rapid.Bool().Draw(d.t, "last")},
 	}
 	if e.Type == ffstream.TypeTruncated {
 		return e
+	}
+	if e.Type == ffstream.TypeBackfill {
+		e.Backfill = &ffstream.Backfill{
+			Run: d.str("run"), Status: d.str("status"), After: opt(d, rapid.Custom(func(t *rapid.T) ffstream.ExecutionID {
+				return ffstream.NewExecutionID(rapid.Uint16().Draw(t, "partition"), drawer{t, d.text}.id("after"))
+			}), "after"),
+			Chunks: rapid.Uint64().Draw(d.t, "chunks"), Executions: rapid.Uint64().Draw(d.t, "executions"),
+			Published: rapid.Uint64().Draw(d.t, "published"), Superseded: rapid.Uint64().Draw(d.t, "superseded"),
+		}
+		return e
+	}
+	if e.Type == ffstream.TypeSnapshotted || e.Type == ffstream.TypeCorrupt && rapid.Bool().Draw(d.t, "read") {
+		e.Snapshot = &ffstream.Snapshot{Run: d.str("run")}
+		if rapid.Bool().Draw(d.t, "repair") {
+			e.Snapshot.Repair, e.Snapshot.Known = true, ffstream.PublicState(d.str("known"))
+		}
 	}
 	e.ExecutionID = ffstream.NewExecutionID(rapid.Uint16().Draw(d.t, "partition"), d.id("execution"))
 	e.LaneID = d.str("lane")
@@ -135,7 +151,7 @@ func checkEnvelope(t *rapid.T, e *ffstream.Event, body []byte) {
 	if w.ID != e.ID.String() || w.Subject != subject || w.DataContentType != "application/json" {
 		t.Fatalf("%s: id, subject or datacontenttype", body)
 	}
-	terminal := e.Type == ffstream.TypeTransitioned && e.To.Terminal()
+	terminal := (e.Type == ffstream.TypeTransitioned || e.Type == ffstream.TypeSnapshotted) && e.To.Terminal()
 	if w.Data.Partition != e.ExecutionID.Partition() || w.Data.Terminal != terminal ||
 		w.Data.Tx.CommitLSN != e.ID.Position.Commit.String() || w.Data.Tx.Index != e.ID.Position.Index {
 		t.Fatalf("%s: partition, terminal or tx", body)
@@ -168,7 +184,8 @@ func TestEncodeIsValidJSON(t *testing.T) {
 // event that reads the same.
 func FuzzParseEvent(f *testing.F) {
 	e := exampleEvent()
-	for _, kind := range []string{ffstream.TypeTransitioned, ffstream.TypeCorrupt, ffstream.TypeTruncated} {
+	e.Snapshot, e.Backfill = &ffstream.Snapshot{Run: "r", Repair: true}, &ffstream.Backfill{Run: "r", Status: ffstream.BackfillRunning}
+	for _, kind := range []string{ffstream.TypeTransitioned, ffstream.TypeCorrupt, ffstream.TypeTruncated, ffstream.TypeSnapshotted, ffstream.TypeBackfill} {
 		e.Type = kind
 		f.Add(e.AppendJSON(nil))
 	}

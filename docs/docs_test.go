@@ -47,6 +47,13 @@ func events() []ffstream.Event {
 			Tags:    []ffstream.Tag{{Key: "a.b", Value: "c"}}, CreatedAtMs: ffstream.Some(int64(1)),
 		},
 		{Type: ffstream.TypeCorrupt, Source: "/ffstream/s", ExecutionID: id, Truncated: true},
+		{
+			Type: ffstream.TypeSnapshotted, Source: "/ffstream/s", ExecutionID: id, To: ffstream.StateCompleted, EvidenceMissing: true, Truncated: true,
+			Snapshot: &ffstream.Snapshot{Run: "r", Repair: true, Known: ffstream.StateActive},
+		},
+		{Type: ffstream.TypeCorrupt, Source: "/ffstream/s", ExecutionID: id, Snapshot: &ffstream.Snapshot{Run: "r", Repair: true}},
+		{Type: ffstream.TypeBackfill, Source: "/ffstream/s", Backfill: &ffstream.Backfill{Run: "r", Status: ffstream.BackfillRunning, After: ffstream.Some(id)}},
+		{Type: ffstream.TypeBackfill, Source: "/ffstream/s", Backfill: &ffstream.Backfill{Run: "r", Status: ffstream.BackfillCompleted}},
 		{Type: ffstream.TypeTruncated, Source: "/ffstream/s"},
 		{Type: ffstream.TypeGap, Source: "/ffstream/s", Gap: &ffstream.Gap{Reason: ffstream.GapSlotMoved, After: ffstream.Some(ffstream.Position{Commit: 1}), ResumesAt: 0x10}},
 		{Type: ffstream.TypeGap, Source: "/ffstream/s", Gap: &ffstream.Gap{Reason: ffstream.GapStreamMissing, ResumesAt: 0x10}},
@@ -60,7 +67,8 @@ func TestEvents(t *testing.T) {
 	schema := compile(t)
 	defs := parse(t, docs.EventSchema()).(map[string]any)["$defs"].(map[string]any)
 	written := map[string]map[string]bool{}
-	names := map[string]string{ffstream.TypeTransitioned: "transitioned", ffstream.TypeCorrupt: "corrupt", ffstream.TypeTruncated: "table_truncated", ffstream.TypeGap: "gap"}
+	names := map[string]string{ffstream.TypeTransitioned: "transitioned", ffstream.TypeCorrupt: "corrupt", ffstream.TypeTruncated: "table_truncated", ffstream.TypeGap: "gap",
+		ffstream.TypeSnapshotted: "snapshotted", ffstream.TypeBackfill: "backfill"}
 	for _, e := range events() {
 		body := e.AppendJSON(nil)
 		v, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))

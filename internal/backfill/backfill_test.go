@@ -1,0 +1,119 @@
+package backfill_test
+
+import (
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/backfill"
+	"github.com/ffstream/ffstream/internal/testenv"
+)
+
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m.Run)) }
+
+func open(t *testing.T) *backfill.Store {
+	t.Helper()
+	nc, err := nats.Connect(testenv.NATSURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket := "b" + uuid.NewString()
+	if _, err := backfill.Open(t.Context(), js, bucket); !errors.Is(err, backfill.ErrNoBucket) {
+		t.Errorf("a bucket that is not there: %v", err)
+	}
+	if _, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: bucket}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = js.DeleteKeyValue(t.Context(), bucket) })
+	s, err := backfill.Open(t.Context(), js, bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestOrders: one run is open at a time, its lists go with it, and of two
+// commands that saw the same order one fails.
+func TestOrders(t *testing.T) {
+	t.Parallel()
+	ctx, s := t.Context(), open(t)
+	if _, err := s.Ask(ctx, backfill.Pause); !errors.Is(err, backfill.ErrNone) {
+		t.Errorf("pause without a run: %v", err)
+	}
+	list := []backfill.Listed{{ID: ffstream.NewExecutionID(7, uuid.New()), Known: "purged"}, {ID: ffstream.NewExecutionID(8, uuid.New())}}
+	o, err := s.Place(ctx, backfill.Order{Filter: backfill.Filter{Lanes: []string{"a"}}, Rate: 5}, list, list[:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Place(ctx, backfill.Order{}); !errors.Is(err, backfill.ErrOpen) {
+		t.Errorf("a second run: %v", err)
+	}
+	for n, want := range map[uint64]int{0: 2, 1: 1, 2: 0} {
+		got, err := s.List(ctx, o.Run, n)
+		if err != nil || len(got) != want || want > 0 && got[0] != list[0] {
+			t.Errorf("list %d is %v (%v)", n, got, err)
+		}
+	}
+	if _, err := s.Ask(ctx, backfill.Pause); err != nil {
+		t.Fatal(err)
+	}
+	now, report, found, err := s.Current(ctx)
+	if err != nil || !found || now.Wish != backfill.Pause || now.Run != o.Run || now.Lists != 2 || now.Rate != 5 || report.State != backfill.Waiting {
+		t.Errorf("%+v %+v %v %v", now, report, found, err)
+	}
+	if err := s.Report(ctx, &o, &backfill.Report{Run: o.Run, State: backfill.Completed, Chunks: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Ask(ctx, backfill.Cancel); !errors.Is(err, backfill.ErrNone) {
+		t.Errorf("cancel of a run that has ended: %v", err)
+	}
+	if got, err := s.List(ctx, o.Run, 0); err != nil || got != nil {
+		t.Errorf("the list is still there: %v %v", got, err)
+	}
+	next, err := s.Place(ctx, backfill.Order{})
+	if err != nil || next.Run == o.Run {
+		t.Errorf("%+v %v", next, err)
+	}
+	if _, report, _, err := s.Current(ctx); err != nil || report.Chunks != 0 {
+		t.Errorf("the report of the run before is taken for this one's: %+v %v", report, err)
+	}
+}
+
+// TestFilter: each field alone, and both together.
+func TestFilter(t *testing.T) {
+	t.Parallel()
+	at := time.UnixMilli(1000)
+	e := ffstream.Event{Type: ffstream.TypeSnapshotted, LaneID: "l", Namespace: "n", To: ffstream.StateActive, CreatedAtMs: ffstream.Some(int64(1000))}
+	corrupt := ffstream.Event{Type: ffstream.TypeCorrupt}
+	for _, c := range []struct {
+		f    backfill.Filter
+		want bool
+	}{
+		{backfill.Filter{}, true},
+		{backfill.Filter{Lanes: []string{"x", "l"}, Namespaces: []string{"n"}}, true},
+		{backfill.Filter{Lanes: []string{"x"}, Namespaces: []string{"n"}}, false},
+		{backfill.Filter{Namespaces: []string{"x"}}, false},
+		{backfill.Filter{States: []ffstream.PublicState{ffstream.StateWaiting}}, false},
+		{backfill.Filter{States: []ffstream.PublicState{ffstream.StateActive}}, true},
+		{backfill.Filter{Since: at}, true},
+		{backfill.Filter{Since: at.Add(time.Millisecond)}, false},
+	} {
+		if c.f.Allows(&e) != c.want {
+			t.Errorf("%+v: %v", c.f, !c.want)
+		}
+		if !c.f.Allows(&corrupt) {
+			t.Errorf("%+v hides a corrupt row", c.f)
+		}
+	}
+}
