@@ -102,6 +102,7 @@ func (w *world) env() map[string]string {
 		"FFSTREAM_DATABASE_URL": w.db.URL, "FFSTREAM_NATS_URL": w.nats, "FFSTREAM_SLOT": w.slot,
 		"FFSTREAM_STREAM": w.stream, "FFSTREAM_SUBJECT_PREFIX": w.prefix,
 		"FFSTREAM_HTTP_ADDR": "127.0.0.1:0",
+		"FFSTREAM_BACKFILL":  "never", // what exists before is none of most tests' business
 	}
 }
 

@@ -323,10 +323,15 @@ func token(s string) string {
 
 // compare holds the stream against what the oracle expects, message by message.
 func (o *oracle) compare() {
+	o.w.t.Helper()
+	o.compareWith(o.w.stored())
+}
+
+// compareWith holds messages against what was committed.
+func (o *oracle) compareWith(got []message) {
 	t := o.w.t
 	t.Helper()
 	o.read()
-	got := o.w.stored()
 	for i := range min(len(got), len(o.want)) {
 		if text := o.want[i].differs(got[i]); text != "" {
 			t.Fatalf("message %d of %d (the oracle has %d) differs: %s", i+1, len(got), len(o.want), text)

@@ -31,15 +31,16 @@ type commands struct {
 	Config string `help:"YAML file with flags as keys; flags and environment variables win over it." env:"FFSTREAM_CONFIG" type:"path" placeholder:"FILE"`
 	logFlags
 
-	Run     runCmd     `cmd:"" help:"Follow the slot and publish; the sidecar."`
-	Resume  resumeCmd  `cmd:"" help:"Look whether continuity is lost, and go on over a gap."`
-	Migrate migrateCmd `cmd:"" help:"Prepare the source database: publication and replica identity."`
-	Tail    tailCmd    `cmd:"" help:"Print events as they come."`
-	Doctor  doctorCmd  `cmd:"" help:"Say what is wrong with either end and what mends it; changes nothing."`
-	Read    readCmd    `cmd:"" help:"Read one execution from Postgres."`
-	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of an event, or the AsyncAPI document of the stream."`
-	Demo    demoCmd    `cmd:"" help:"Everything on this machine: Postgres, NATS, a workload, the live transitions."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Run      runCmd      `cmd:"" help:"Follow the slot and publish; the sidecar."`
+	Resume   resumeCmd   `cmd:"" help:"Look whether continuity is lost, and go on over a gap."`
+	Backfill backfillCmd `cmd:"" help:"Bring the state of executions that exist already into the stream."`
+	Migrate  migrateCmd  `cmd:"" help:"Prepare the source database: publication and replica identity."`
+	Tail     tailCmd     `cmd:"" help:"Print events as they come."`
+	Doctor   doctorCmd   `cmd:"" help:"Say what is wrong with either end and what mends it; changes nothing."`
+	Read     readCmd     `cmd:"" help:"Read one execution from Postgres."`
+	Schema   schemaCmd   `cmd:"" help:"Print the JSON Schema of an event, or the AsyncAPI document of the stream."`
+	Demo     demoCmd     `cmd:"" help:"Everything on this machine: Postgres, NATS, a workload, the live transitions."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 
 // terminal is where a command writes; tests give it buffers.

@@ -41,15 +41,21 @@ func (s *source) probe(ctx context.Context, slot string) (h shard.SlotHealth, er
 // and commits for one reason: its commit flushes the log, which before Postgres
 // 17 nothing else would do for the message on an idle server. It waits for no
 // standby.
-const heartbeatSQL = `SELECT set_config('synchronous_commit', 'local', true), pg_logical_emit_message(false, $1, $2), pg_current_xact_id()::text`
+const emitSQL = `SELECT set_config('synchronous_commit', 'local', true), pg_logical_emit_message(false, $1, $2), pg_current_xact_id()::text`
 
 // heartbeat writes a logical message into the log.
 func (s *source) heartbeat(ctx context.Context, prefix, content string) error {
+	if err := s.emit(ctx, prefix, content); err != nil {
+		return fmt.Errorf("write heartbeat: %w", err)
+	}
+	return nil
+}
+
+// emit writes a logical message that belongs to no transaction, flushed.
+func (s *source) emit(ctx context.Context, prefix, content string) error {
 	return s.use(ctx, func(c *pgx.Conn) error {
-		if _, err := c.Exec(ctx, heartbeatSQL, prefix, content); err != nil {
-			return fmt.Errorf("write heartbeat: %w", err)
-		}
-		return nil
+		_, err := c.Exec(ctx, emitSQL, prefix, content)
+		return err
 	})
 }
 

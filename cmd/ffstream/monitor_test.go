@@ -22,7 +22,7 @@ func TestHeartbeatFlushed(t *testing.T) {
 	for range 20 { // the WAL writer may happen to flush some
 		var set, message, xid string
 		var flushed bool
-		if err := conn.QueryRow(t.Context(), heartbeatSQL, "ffstream/x", "content").Scan(&set, &message, &xid); err != nil {
+		if err := conn.QueryRow(t.Context(), emitSQL, "ffstream/x", "content").Scan(&set, &message, &xid); err != nil {
 			t.Fatal(err)
 		}
 		if err := conn.QueryRow(t.Context(), "SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn", message).Scan(&flushed); err != nil {

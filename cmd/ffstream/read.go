@@ -36,8 +36,8 @@ var (
 	errNoResult    = errors.New("there is no such execution, or it has no result")
 )
 
-// read connects, reads with f and prints what it found with text, or as JSON.
-func read[T any](ctx context.Context, c *readFlags, out io.Writer, f func(*reader.Reader, ffstream.ExecutionID) (T, bool, error), text func(io.Writer, *T) error) error {
+// readPoint connects, reads with f and prints what it found with text, or as JSON.
+func readPoint[T any](ctx context.Context, c *readFlags, out io.Writer, f func(*reader.Reader, ffstream.ExecutionID) (T, bool, error), text func(io.Writer, *T) error) error {
 	database, err := c.config()
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ type readStateCmd struct{ readFlags }
 
 // Run prints the state.
 func (c *readStateCmd) Run(ctx context.Context, term terminal) error {
-	return read(ctx, &c.readFlags, term.out, func(r *reader.Reader, id ffstream.ExecutionID) (ffstream.PublicState, bool, error) {
+	return readPoint(ctx, &c.readFlags, term.out, func(r *reader.Reader, id ffstream.ExecutionID) (ffstream.PublicState, bool, error) {
 		return r.ExecutionState(ctx, id)
 	}, func(w io.Writer, state *ffstream.PublicState) error {
 		_, err := fmt.Fprintln(w, *state)
@@ -94,7 +94,7 @@ type readInfoCmd struct{ readFlags }
 
 // Run prints the info.
 func (c *readInfoCmd) Run(ctx context.Context, term terminal) error {
-	return read(ctx, &c.readFlags, term.out, func(r *reader.Reader, id ffstream.ExecutionID) (ffstream.ExecutionInfo, bool, error) {
+	return readPoint(ctx, &c.readFlags, term.out, func(r *reader.Reader, id ffstream.ExecutionID) (ffstream.ExecutionInfo, bool, error) {
 		return r.ExecutionInfo(ctx, id)
 	}, printInfo)
 }
@@ -155,7 +155,7 @@ type result struct {
 
 // Run writes the result.
 func (c *readResultCmd) Run(ctx context.Context, term terminal) error {
-	err := read(ctx, &c.readFlags, term.out, func(r *reader.Reader, id ffstream.ExecutionID) (result, bool, error) {
+	err := readPoint(ctx, &c.readFlags, term.out, func(r *reader.Reader, id ffstream.ExecutionID) (result, bool, error) {
 		b, found, err := r.ExecutionResult(ctx, id)
 		return result{id.String(), b}, found, err
 	}, func(w io.Writer, r *result) error {
@@ -172,7 +172,7 @@ type readAttemptsCmd struct{ readFlags }
 
 // Run prints the attempts.
 func (c *readAttemptsCmd) Run(ctx context.Context, term terminal) error {
-	return read(ctx, &c.readFlags, term.out, func(r *reader.Reader, id ffstream.ExecutionID) ([]ffstream.Attempt, bool, error) {
+	return readPoint(ctx, &c.readFlags, term.out, func(r *reader.Reader, id ffstream.ExecutionID) ([]ffstream.Attempt, bool, error) {
 		attempts, found, err := r.ExecutionAttempts(ctx, id)
 		if attempts == nil {
 			attempts = []ffstream.Attempt{} // [] in JSON

@@ -55,6 +55,8 @@ type runCmd struct {
 	serviceFlags
 	ConfirmHoldback time.Duration `help:"How long what is stored is kept in the slot all the same, to refill a stream whose broker forgot what it had acknowledged." env:"FFSTREAM_CONFIRM_HOLDBACK" default:"0s"`
 	Heartbeat       time.Duration `help:"How often a logical message is written into the log, to measure the delay of the stream; 0 never." env:"FFSTREAM_HEARTBEAT" default:"10s"`
+	Backfill        string        `help:"initial: when the slot is created, the state of every execution that exists comes into the stream; never: only what is ordered with ffstream backfill." env:"FFSTREAM_BACKFILL" default:"initial" enum:"initial,never"`
+	BackfillRate    int           `help:"Most executions that a backfill reads in a second; 0 for any number." env:"FFSTREAM_BACKFILL_RATE" default:"5000"`
 	HTTPAddr        string        `name:"http-addr" help:"Where /healthz, /readyz, /status and /metrics are served; off for nowhere." env:"FFSTREAM_HTTP_ADDR" default:"127.0.0.1:9464"`
 	HTTPPprof       bool          `name:"http-pprof" help:"Serve /debug/pprof/ too." env:"FFSTREAM_HTTP_PPROF"`
 	ReadyMaxLag     uint64        `help:"Bytes of WAL that may be unconfirmed while /readyz says yes; 0 for any." env:"FFSTREAM_READY_MAX_LAG" default:"0"`
@@ -72,6 +74,9 @@ func (c *runCmd) check() (*pgconn.Config, error) {
 	}
 	if c.Heartbeat < 0 || c.Heartbeat > 0 && c.Heartbeat < minHeartbeat {
 		return nil, usagef("--heartbeat %s: want 0, or %s or more", c.Heartbeat, minHeartbeat)
+	}
+	if c.BackfillRate < 0 {
+		return nil, usagef("--backfill-rate %d: want 0 or more", c.BackfillRate)
 	}
 	if c.ReadyMaxBehind < 0 {
 		return nil, usagef("--ready-max-behind %s: want 0 or more", c.ReadyMaxBehind)
@@ -116,8 +121,12 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	defer monitor.close()
 	cfg.Probe = func(ctx context.Context) (shard.SlotHealth, error) { return monitor.probe(ctx, c.Slot) }
 	if c.Heartbeat > 0 {
-		cfg.Heartbeat, cfg.HeartbeatInterval, cfg.Source.Messages = monitor.heartbeat, c.Heartbeat, true
+		cfg.Heartbeat, cfg.HeartbeatInterval = monitor.heartbeat, c.Heartbeat
 	}
+	filler := newSource(database, c.Publication, c.ReplicaIdentity)
+	defer filler.close()
+	cfg.Backfill = &shard.BackfillConfig{Source: backfillSource{filler}, Initial: c.Backfill == backfillInitial, Rate: c.BackfillRate}
+	cfg.Source.Messages = true // heartbeats and watermarks
 	s := shard.New(nc.Conn, cfg)
 	if c.HTTPAddr != httpOff {
 		web, err := c.listen(ctx, s, log)
@@ -177,7 +186,10 @@ func (f *serviceFlags) shard(database *pgconn.Config, log *slog.Logger) (shard.C
 	}, src.close
 }
 
-const identityIndex = "index"
+const (
+	identityIndex   = "index"
+	backfillInitial = "initial"
+)
 
 // versionCmd prints the version.
 type versionCmd struct{}

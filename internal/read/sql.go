@@ -29,10 +29,11 @@ const (
 	absent = `(SELECT NULL::bigint AS started_at_ms, NULL::integer AS lease_reclaim_count) AS absent`
 
 	// core is the table's row under names that absent can stand in for.
-	core = `SELECT partition_key, execution_id, flow_id, lane_id, attempt_index, lifecycle_phase, ownership_state,
-		eligibility_state, public_state, attempt_state, blocking_reason, cancellation_reason, cancelled_by, priority,
-		created_at_ms, terminal_at_ms, deadline_at_ms, raw_fields, started_at_ms, lease_reclaim_count
+	core = `SELECT ` + coreColumns + `
 	FROM ff_exec_core`
+	coreColumns = `partition_key, execution_id, flow_id, lane_id, attempt_index, lifecycle_phase, ownership_state,
+		eligibility_state, public_state, attempt_state, blocking_reason, cancellation_reason, cancelled_by, priority,
+		created_at_ms, terminal_at_ms, deadline_at_ms, raw_fields, started_at_ms, lease_reclaim_count`
 
 	attemptColumns = `a.attempt_index, a.worker_id, a.worker_instance_id, a.lease_epoch, a.lease_expires_at_ms,
 	a.started_at_ms, a.terminal_at_ms, a.outcome`
@@ -100,6 +101,38 @@ const (
 	WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.relation = 'ff_exec_core'::regclass
 	AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 	AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'`
+)
+
+// Reads for a backfill: rows of one partition with their current attempts, with
+// the snapshot that they are of, and whether nobody is changing them; a row of
+// NULLs when there is none. They are planned for each call: a plan for any
+// partition would look at all 256 leaves.
+const (
+	chunkOf = `, ` + key + infoOf + `, ` + attemptColumns + `
+	FROM (SELECT pg_current_snapshot()::text AS saw) AS w LEFT JOIN (` + absent + ` CROSS JOIN LATERAL (
+		SELECT ` + coreColumns + `, xmax::text = '0' AS settled FROM ff_exec_core WHERE partition_key = $1::smallint`
+	chunkEnd = `
+	) AS c LEFT JOIN LATERAL (
+		SELECT a.*, a.attempt_index AS found_index, a.outcome AS found_outcome FROM ff_attempt a
+		WHERE a.partition_key = $1 AND a.execution_id = c.execution_id AND a.attempt_index <= greatest(c.attempt_index, 0)
+		ORDER BY a.attempt_index DESC LIMIT 1
+	) AS a ON true` + started + `) ON true ORDER BY c.execution_id`
+
+	chunkSQL = `SELECT w.saw, c.settled` + chunkOf + `
+		AND ($3::text IS NULL OR execution_id > $3::text::uuid) AND ($4::text[] IS NULL OR lane_id = ANY ($4::text[]))
+		ORDER BY execution_id LIMIT $2::bigint` + chunkEnd
+	// listedSQL takes every row that it finds for settled: its caller knows better.
+	listedSQL = `SELECT w.saw, CASE WHEN c.settled IS NOT NULL THEN true END` + chunkOf + ` AND execution_id = ANY ($2::text[]::uuid[])` + chunkEnd
+
+	nextPartitionSQL = `SELECT min(partition_key) FROM ff_exec_core WHERE partition_key >= $1::smallint`
+
+	// estimateSQL is what ANALYZE and VACUUM left of the number of rows.
+	estimateSQL = `SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_catalog.pg_class
+	WHERE oid IN (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = 'ff_exec_core'::regclass)`
+
+	// laneSQL looks into each partition by the engine's index on lanes.
+	laneSQL = `SELECT EXISTS (SELECT FROM generate_series(0, 255) AS p (key)
+	CROSS JOIN LATERAL (SELECT FROM ff_exec_core WHERE partition_key = p.key::smallint AND lane_id = $1::text LIMIT 1) AS x)`
 )
 
 // Reads of a partition's executions.

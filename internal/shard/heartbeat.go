@@ -83,15 +83,22 @@ func (ss *session) beat(ctx context.Context) {
 
 // logical takes a logical message out of the log. It stands outside of every
 // transaction, behind all that committed before it.
-func (ss *session) logical(m *pgoutput.LogicalMessage) error {
+func (ss *session) logical(ctx context.Context, m *pgoutput.LogicalMessage) error {
 	if m.Transactional || ss.inTx {
 		return nil // somebody else's
 	}
 	end := ffstream.LSN(m.LSN)
 	if ss.expect != 0 && end > ss.expect {
-		if err := ss.meet(end); err != nil {
+		at := end
+		if ss.expect == ffstream.WatermarkPosition(end, 0).Commit {
+			at = ss.expect // the stream ends with what was published here
+		}
+		if err := ss.meet(at); err != nil {
 			return err
 		}
+	}
+	if err := ss.mark(ctx, m); err != nil {
+		return err
 	}
 	ss.received = max(ss.received, end)
 	ss.settle(end)

@@ -32,12 +32,14 @@ type session struct {
 	inTx    bool         // between a Begin and its Commit
 	msg     pgoutput.Message
 	pulse   pulse
+	window  window
 	before  normalize.Stats // the run's counters when the session began
 
 	received, serverEnd ffstream.LSN
 	position            ffstream.Position
 	commitTime          time.Time
 	events              map[ffstream.PublicState]uint64 // since the last report to the board
+	snapshots           uint64                          // likewise
 }
 
 // session opens both ends, follows the slot until ctx or the session ends, and
@@ -103,6 +105,7 @@ func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher,
 	ss := &session{shard: s, source: source, stream: e.stream, pub: pub, events: make(map[ffstream.PublicState]uint64)}
 	ss.position, ss.repeats, ss.extra = way.skip, way.skip.Commit, way.extra
 	ss.pulse = newPulse()
+	ss.window = newWindow(ss.pulse.session)
 	if tail.Stored && !tail.Gap && source.Slot().Confirmed <= tail.Position.Commit {
 		ss.expect = tail.Position.Commit
 	}
@@ -147,9 +150,18 @@ func (ss *session) run(ctx context.Context) error {
 		ss.watch(reading, seen)
 	}()
 
+	filled := make(chan struct{}) // closed when E has ended
+	go func() {
+		defer close(filled)
+		if ss.shard.cfg.Backfill != nil {
+			ss.backfill(reading)
+		}
+	}()
+
 	err := ss.follow(ctx, batches, ended, seen)
 	stopReading()
 	<-watched
+	<-filled
 	for range ended { // A owns the connection until it has ended
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // a publisher that failed has nothing more to say
@@ -290,7 +302,7 @@ func (ss *session) change(ctx context.Context, wal []byte) error {
 	case pgoutput.KindTruncate:
 		return ss.norm.Truncate(&m.Truncate)
 	case pgoutput.KindMessage:
-		return ss.logical(&m.Logical)
+		return ss.logical(ctx, &m.Logical)
 	default: // origins and types say nothing of a state
 		return nil
 	}
@@ -302,6 +314,7 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	}
 	err := ss.norm.Commit(c, func(e *ffstream.Event) error {
 		ss.position = e.ID.Position
+		ss.window.see(e)
 		if ss.extra > 0 {
 			ss.extra--
 			return nil
@@ -376,6 +389,8 @@ func (ss *session) report() {
 		for state, n := range ss.events {
 			b.Events[state] += n
 		}
+		b.Snapshots += ss.snapshots
 	})
 	clear(ss.events)
+	ss.snapshots = 0
 }

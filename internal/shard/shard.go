@@ -42,6 +42,9 @@ type Config struct {
 	// Source.Messages must be set with it.
 	Heartbeat         func(ctx context.Context, prefix, content string) error
 	HeartbeatInterval time.Duration
+	// Backfill runs what is ordered beside the stream. Nil: nothing is. Source.Messages
+	// must be set with it.
+	Backfill *BackfillConfig
 	// ShutdownTimeout bounds what Run does after its context ended: storing what
 	// was read, and confirming it. Default 10 s.
 	ShutdownTimeout time.Duration

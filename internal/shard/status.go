@@ -46,7 +46,9 @@ type Status struct {
 	Retries    map[string]uint64               // by cause
 	Events     map[ffstream.PublicState]uint64 // by the state entered; empty for corrupt rows and truncations
 	Normalizer normalize.Stats
+	Snapshots  uint64 // events that backfills added, without those of their progress
 
+	Backfill  Backfilling
 	Heartbeat Heartbeat
 	Probed    Probed
 }

@@ -1,0 +1,258 @@
+package read
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/normalize"
+)
+
+// MaxChunk is the greatest number of executions in a chunk: with the event that
+// counts them they are one atomic batch.
+const MaxChunk = 999
+
+// ChunkQuery says which executions of one partition a chunk has.
+type ChunkQuery struct {
+	Partition int16
+	After     ffstream.Opt[uuid.UUID] // those behind it, in the order of UUIDs
+	Lanes     []string                // those of these lanes; empty: of all
+	Limit     int                     // at most MaxChunk
+	// Waiting is told of transactions that are waited for, and with none when that
+	// is over. Optional.
+	Waiting func(xids []int64)
+}
+
+// Chunk reads the next executions of a partition as events, in the order of their
+// UUIDs: ExecutionID and everything that data has, of type TypeSnapshotted, or
+// TypeCorrupt for a row that cannot be understood. It returns too the last UUID
+// that it looked at, which is absent when nothing is behind it.
+//
+// Each row is as of a moment during the call, and what it misses is committed,
+// in the log, after the call began: see Settled. Rows that somebody is changing
+// are read again when the transactions that held a writer's lock have ended,
+// however long that takes; no statement waits.
+func Chunk(ctx context.Context, q Querier, c ChunkQuery) (events []ffstream.Event, last ffstream.Opt[uuid.UUID], err error) {
+	const op = "read chunk"
+	c.Limit = min(c.Limit, MaxChunk)
+	args := []any{c.Partition, int64(c.Limit), nil, nil}
+	if c.After.OK {
+		args[2] = c.After.V.String()
+	}
+	if len(c.Lanes) > 0 {
+		args[3] = c.Lanes
+	}
+	p, err := readPage(ctx, q, chunkSQL, args)
+	if err != nil {
+		return nil, last, fmt.Errorf("%s of partition %d: %w", op, uint16(c.Partition), remedy(err))
+	}
+	if p.rows >= c.Limit { // those that are gone when they are read again count too
+		last = ffstream.Some(p.last)
+	}
+	if len(p.busy) > 0 {
+		if err := p.settle(ctx, q, &c, p.busy); err != nil {
+			return nil, last, fmt.Errorf("%s of partition %d: %w", op, uint16(c.Partition), remedy(err))
+		}
+	}
+	return p.events, last, nil
+}
+
+// Listed reads listed executions of one partition as Chunk does. Those that do
+// not exist are left out.
+func Listed(ctx context.Context, q Querier, partition int16, ids []uuid.UUID, waiting func(xids []int64)) ([]ffstream.Event, error) {
+	var p page
+	if err := p.settle(ctx, q, &ChunkQuery{Partition: partition, Waiting: waiting}, ids); err != nil {
+		return nil, fmt.Errorf("read executions of partition %d: %w", uint16(partition), remedy(err))
+	}
+	return p.events, nil
+}
+
+// page is what one statement read.
+type page struct {
+	events []ffstream.Event
+	saw    ffstream.TxSnapshot
+	busy   []uuid.UUID // of rows that somebody is changing, which are not among the events
+	rows   int
+	last   uuid.UUID
+}
+
+func readPage(ctx context.Context, q Querier, sql string, args []any) (page, error) {
+	rows, err := q.Query(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
+	if err != nil {
+		return page{}, err
+	}
+	defer rows.Close()
+	var p page
+	var saw string
+	var settled pgtype.Bool
+	var id keyRow
+	var row chunkRow
+	to := row.appendTo([]any{&saw, &settled, &id.partition, &id.id})
+	var skip [1 << 6]any // for a row of NULLs
+	for rows.Next() {
+		if rows.RawValues()[1] == nil {
+			if err := rows.Scan(append([]any{&saw, &settled}, skip[:len(to)-2]...)...); err != nil {
+				return p, err
+			}
+			break
+		}
+		row = chunkRow{}
+		if err := rows.Scan(row.appendTo(to[:4])...); err != nil {
+			return p, err
+		}
+		p.rows, p.last = p.rows+1, id.id.Bytes
+		if !settled.Bool {
+			p.busy = append(p.busy, id.id.Bytes)
+			continue
+		}
+		e, err := row.event(ffstream.NewExecutionID(uint16(id.partition), id.id.Bytes))
+		if err != nil {
+			return p, err
+		}
+		p.events = append(p.events, e)
+	}
+	rows.Close()
+	if err := rows.Err(); err != nil {
+		return p, err
+	}
+	p.saw, err = ffstream.ParseTxSnapshot(saw)
+	return p, err
+}
+
+// settle reads executions again until the transactions that may have been
+// changing them, as of now, have ended, and adds them to the events in their
+// places.
+func (p *page) settle(ctx context.Context, q Querier, c *ChunkQuery, ids []uuid.UUID) error {
+	rows, err := q.Query(ctx, changingSQL)
+	if err != nil {
+		return err
+	}
+	changing, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return err
+	}
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, time.Second) {
+		again, err := readPage(ctx, q, listedSQL, []any{c.Partition, texts})
+		if err != nil {
+			return err
+		}
+		if sawAll(again.saw, changing) {
+			p.merge(again.events)
+			if c.Waiting != nil {
+				c.Waiting(nil)
+			}
+			return nil
+		}
+		if c.Waiting != nil && wait > time.Millisecond {
+			c.Waiting(changing)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// merge adds events in the order of UUIDs.
+func (p *page) merge(more []ffstream.Event) {
+	merged := make([]ffstream.Event, 0, len(p.events)+len(more))
+	old := p.events
+	for len(old) > 0 && len(more) > 0 {
+		a, b := old[0].ExecutionID.UUID(), more[0].ExecutionID.UUID()
+		if bytes.Compare(a[:], b[:]) < 0 {
+			merged, old = append(merged, old[0]), old[1:]
+		} else {
+			merged, more = append(merged, more[0]), more[1:]
+		}
+	}
+	p.events = append(append(merged, old...), more...)
+}
+
+// chunkRow is what the columns of chunkSQL behind the key are scanned into.
+type chunkRow struct {
+	infoRow
+	attempt attemptRow
+}
+
+func (r *chunkRow) appendTo(to []any) []any { return r.attempt.appendTo(r.infoRow.appendTo(to)) }
+
+// event describes the row as an event does.
+func (r *chunkRow) event(id ffstream.ExecutionID) (ffstream.Event, error) {
+	e := ffstream.Event{Type: ffstream.TypeSnapshotted, ExecutionID: id, LaneID: r.lane}
+	info, err := r.info(id)
+	var corrupt *ffstream.CorruptionError
+	if errors.As(err, &corrupt) {
+		e.Type, e.Corrupt = ffstream.TypeCorrupt, ffstream.Corruption{Column: corrupt.Column, Literal: corrupt.Literal}
+		return e, nil
+	}
+	if err != nil {
+		return e, err
+	}
+	fields, err := normalize.ReadFields(r.raw)
+	if err != nil {
+		return e, err
+	}
+	e.FlowID, e.Namespace, e.ExecutionKind, e.Priority = info.FlowID, info.Namespace, info.ExecutionKind, info.Priority
+	e.To, e.StateVector, e.StoredPublicState = info.PublicState, info.StateVector, info.StoredPublicState
+	e.Consistent, e.EvidenceMissing = info.Consistent, info.EvidenceMissing
+	e.CurrentAttemptIndex, e.BlockingDetail, e.Tags = info.CurrentAttemptIndex, info.BlockingDetail, fields.Tags
+	e.CreatedAtMs, e.StartedAtMs, e.TerminalAtMs = ffstream.Some(info.CreatedAtMs), info.StartedAtMs, info.CompletedAtMs
+	e.CancellationReason, e.CancelledBy = optText(r.reason), optText(r.by)
+	if a, ok := r.attempt.attempt(); ok {
+		e.Attempt = ffstream.Some(a)
+	}
+	return e, nil
+}
+
+// NextPartition gives the smallest partition key from which on rows exist, and
+// false when there is none.
+func NextPartition(ctx context.Context, q Querier, from int16) (int16, bool, error) {
+	rows, err := q.Query(ctx, nextPartitionSQL, pgx.QueryExecModeExec, from)
+	if err != nil {
+		return 0, false, fmt.Errorf("find next partition: %w", remedy(err))
+	}
+	var key pgtype.Int2
+	if _, err := first(rows, []any{&key}); err != nil {
+		return 0, false, fmt.Errorf("find next partition: %w", remedy(err))
+	}
+	return key.Int16, key.Valid, nil
+}
+
+// Estimate is about how many executions there are; 0 when the tables were never
+// analysed.
+func Estimate(ctx context.Context, q Querier) (uint64, error) {
+	rows, err := q.Query(ctx, estimateSQL)
+	if err != nil {
+		return 0, fmt.Errorf("estimate executions: %w", remedy(err))
+	}
+	var n int64
+	if _, err := first(rows, []any{&n}); err != nil {
+		return 0, fmt.Errorf("estimate executions: %w", remedy(err))
+	}
+	return uint64(max(0, n)), nil
+}
+
+// HasLane reports whether an execution is in a lane, on the partitions 0 to 255.
+func HasLane(ctx context.Context, q Querier, lane string) (bool, error) {
+	rows, err := q.Query(ctx, laneSQL, lane)
+	if err != nil {
+		return false, fmt.Errorf("look for lane %s: %w", lane, remedy(err))
+	}
+	var has bool
+	if _, err := first(rows, []any{&has}); err != nil {
+		return false, fmt.Errorf("look for lane %s: %w", lane, remedy(err))
+	}
+	return has, nil
+}

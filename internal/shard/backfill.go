@@ -1,0 +1,552 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/backfill"
+	"github.com/ffstream/ffstream/internal/publish"
+)
+
+// BackfillSource reads executions for a backfill. It is used by one goroutine.
+type BackfillSource interface {
+	// Watermark writes a logical message that belongs to no transaction into the
+	// log, flushed.
+	Watermark(ctx context.Context, prefix, content string) error
+	// NextPartition gives the smallest key from which on rows exist, false: none.
+	NextPartition(ctx context.Context, from int16) (int16, bool, error)
+	// Chunk reads at most limit executions of a partition behind after, in the order
+	// of their UUIDs, and gives the last that it looked at, absent when there are no
+	// more. No row misses what was in the log before the call. See read.Chunk.
+	Chunk(ctx context.Context, c ChunkQuery) ([]ffstream.Event, ffstream.Opt[uuid.UUID], error)
+	// Listed reads listed executions of a partition likewise; those that do not
+	// exist are left out.
+	Listed(ctx context.Context, partition int16, ids []uuid.UUID, waiting func(xids []int64)) ([]ffstream.Event, error)
+	// Estimate is about how many executions there are; 0: not known.
+	Estimate(ctx context.Context) (uint64, error)
+}
+
+// ChunkQuery is what a BackfillSource reads.
+type ChunkQuery struct {
+	Partition int16
+	After     ffstream.Opt[uuid.UUID]
+	Lanes     []string
+	Limit     int
+	Waiting   func(xids []int64) // told of transactions that are waited for; with none: no more
+}
+
+// BackfillConfig says how backfills are run.
+type BackfillConfig struct {
+	Source BackfillSource
+	// Initial: a run over everything is ordered when the slot is created.
+	Initial bool
+	// Rate is the most executions read in a second where an order names no other; 0
+	// is any number.
+	Rate int
+}
+
+// Backfilling is a backfill in the status.
+type Backfilling struct {
+	backfill.Report
+	// The counters are of the whole run of the process, over all backfills.
+	TotalChunks, TotalPublished, TotalSuperseded uint64
+}
+
+const (
+	// orderInterval is how often a service looks for an order.
+	orderInterval = time.Second
+	// markInterval is how often progress is published although nothing else was.
+	markInterval = 5 * time.Second
+	// A backfill gives way while the stream is further behind than this.
+	giveWayBytes  = 16 << 20
+	giveWayBehind = 2 * time.Second
+	giveWayWait   = 100 * time.Millisecond
+	// maxBackfillBackoff caps the time between two tries of what failed.
+	maxBackfillBackoff = 15 * time.Second
+)
+
+// backfiller is goroutine E: it looks for orders and reads chunks while the
+// session lasts. Its failures end no session: nothing of the stream's promise
+// depends on it.
+type backfiller struct {
+	shard  *Shard
+	cfg    *BackfillConfig
+	store  *backfill.Store
+	window *window // chunks and stored alone; the rest is B's
+	number uint64  // of the latest chunk
+	looked time.Time
+	order  backfill.Order
+	report backfill.Report
+	at     ffstream.Backfill // how far the run is
+	ended  string            // the latest run that was ended
+	mark   time.Time         // when progress was published last
+	// sequence is that of the latest progress that this session published.
+	sequence uint64
+	limiter  *rate.Limiter
+	pace     pacer
+}
+
+// backfill runs E until ctx ends.
+func (ss *session) backfill(ctx context.Context) {
+	b := &backfiller{shard: ss.shard, cfg: ss.shard.cfg.Backfill, window: &ss.window}
+	marked := func(ctx context.Context) (ffstream.Opt[ffstream.Backfill], error) { return ss.stream.ReadBackfill(ctx) }
+	wait := orderInterval
+	for {
+		err := b.step(ctx, marked)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			b.fail(ctx, err)
+			wait = min(max(2*wait, orderInterval), maxBackfillBackoff)
+		} else {
+			b.succeed()
+			wait = 0
+			if b.order.Run == "" || b.report.State == backfill.Paused {
+				wait = orderInterval
+			}
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// step does one thing: looks for an order, or reads one chunk of the run that is
+// open. After an error it can be called again.
+func (b *backfiller) step(ctx context.Context, marked func(context.Context) (ffstream.Opt[ffstream.Backfill], error)) error {
+	if err := b.look(ctx, marked); err != nil || b.order.Run == "" {
+		return err
+	}
+	switch {
+	case b.at.Status != ffstream.BackfillRunning: // that is published, and not stored yet
+		return b.end(ctx, b.at.Status)
+	case b.order.Wish == backfill.Pause:
+		return b.tell(ctx, backfill.Paused, "")
+	case b.order.Wish == backfill.Cancel:
+		return b.end(ctx, ffstream.BackfillCancelled)
+	}
+	if why := b.shard.busy(); why != "" {
+		if err := b.tell(ctx, backfill.Waiting, why); err != nil {
+			return err
+		}
+		sleep(ctx, giveWayWait)
+		return nil
+	}
+	if err := b.tell(ctx, backfill.Running, ""); err != nil {
+		return err
+	}
+	return b.read(ctx)
+}
+
+// look reads the order when that is due.
+func (b *backfiller) look(ctx context.Context, marked func(context.Context) (ffstream.Opt[ffstream.Backfill], error)) error {
+	now := time.Now()
+	if now.Sub(b.looked) < orderInterval {
+		return nil
+	}
+	if b.store == nil {
+		store, err := b.shard.orders(ctx)
+		if err != nil {
+			return err
+		}
+		b.store = store
+	}
+	order, report, found, err := b.store.Current(ctx)
+	if err != nil {
+		return err
+	}
+	b.looked = now
+	if !found || report.State.Ended() || order.Run == b.ended {
+		b.order = backfill.Order{}
+		return nil
+	}
+	known := b.order.Run == order.Run
+	b.order = order
+	if known {
+		return nil
+	}
+	if err := b.begin(ctx, &report, marked); err != nil {
+		b.order, b.looked = backfill.Order{}, time.Time{}
+		return err
+	}
+	return nil
+}
+
+// begin starts a run, or goes on with one where the stream says.
+func (b *backfiller) begin(ctx context.Context, report *backfill.Report, marked func(context.Context) (ffstream.Opt[ffstream.Backfill], error)) error {
+	at, err := marked(ctx)
+	if err != nil {
+		return err
+	}
+	b.at = ffstream.Backfill{Run: b.order.Run, Status: ffstream.BackfillRunning}
+	b.report = *report
+	b.report.Run, b.report.Started = b.order.Run, time.Now().UTC()
+	if at.OK && at.V.Run == b.order.Run {
+		b.at, b.report.Started = at.V, report.Started
+		if at.V.Status != ffstream.BackfillRunning { // it ended, and the report of that was not written
+			return b.close(ctx, at.V.Status)
+		}
+	}
+	if b.report.Total, err = b.cfg.Source.Estimate(ctx); err != nil {
+		return err
+	}
+	if f := &b.order.Filter; len(f.Partitions) > 0 {
+		b.report.Total = b.report.Total * uint64(len(f.Partitions)) / 256
+	}
+	per := b.order.Rate
+	if per == 0 {
+		per = b.cfg.Rate
+	}
+	b.limiter = rate.NewLimiter(rate.Inf, backfill.MaxList)
+	if per > 0 {
+		b.limiter.SetLimit(rate.Limit(per))
+	}
+	b.pace = pacer{at: time.Now(), executions: b.at.Executions}
+	b.shard.cfg.Log.Info("backfill begins", "run", b.order.Run, "behind", text(b.at.After), "executions", b.report.Total)
+	return nil
+}
+
+func text(id ffstream.Opt[ffstream.ExecutionID]) string {
+	if !id.OK {
+		return ""
+	}
+	return id.V.String()
+}
+
+// busy says why a backfill should give way now; empty when it need not.
+func (s *Shard) busy() string {
+	st := s.Status()
+	if st.Received != 0 && st.ServerEnd > st.Received && uint64(st.ServerEnd-st.Received) > giveWayBytes || st.Behind(time.Now()) > giveWayBehind {
+		return "the stream, which is behind the database"
+	}
+	return ""
+}
+
+// read reads the next chunk and has it published.
+func (b *backfiller) read(ctx context.Context) error {
+	if b.order.Lists > 0 {
+		return b.readList(ctx)
+	}
+	next, more, err := b.next(ctx)
+	if err != nil {
+		return err
+	}
+	if !more {
+		return b.end(ctx, ffstream.BackfillCompleted)
+	}
+	return b.chunk(ctx, func(ctx context.Context) ([]ffstream.Event, ffstream.Opt[ffstream.ExecutionID], error) {
+		events, last, err := b.cfg.Source.Chunk(ctx, next)
+		if !last.OK {
+			last.V = lastUUID // the partition is done
+		}
+		after := ffstream.Some(ffstream.NewExecutionID(uint16(next.Partition), last.V))
+		for i := range events {
+			if b.order.Filter.Allows(&events[i]) {
+				events[i].Snapshot = &ffstream.Snapshot{Run: b.order.Run}
+			}
+		}
+		return events, after, err
+	})
+}
+
+var lastUUID = uuid.Max
+
+// next is where the run goes on; false at its end.
+func (b *backfiller) next(ctx context.Context) (ChunkQuery, bool, error) {
+	q := ChunkQuery{Lanes: b.order.Filter.Lanes, Limit: backfill.MaxList, Waiting: b.waiting(ctx)}
+	if per := b.limiter.Limit(); per < backfill.MaxList { // a chunk a second, so that an order is soon obeyed
+		q.Limit = max(1, int(per))
+	}
+	from, inside := int32(-1<<15), false
+	if b.at.After.OK {
+		from = int32(b.at.After.V.PartitionKey())
+		if inside = b.at.After.V.UUID() != lastUUID; inside {
+			q.After = ffstream.Some(b.at.After.V.UUID())
+		} else {
+			from++
+		}
+	}
+	if inside {
+		q.Partition = int16(from)
+		return q, true, nil
+	}
+	if wanted := b.order.Filter.Partitions; len(wanted) > 0 {
+		keys := make([]int32, len(wanted))
+		for i, p := range wanted {
+			keys[i] = int32(int16(p))
+		}
+		slices.Sort(keys)
+		i, _ := slices.BinarySearch(keys, from)
+		if i == len(keys) {
+			return q, false, nil
+		}
+		q.Partition = int16(keys[i])
+		return q, true, nil
+	}
+	if from > 1<<15-1 {
+		return q, false, nil
+	}
+	key, more, err := b.cfg.Source.NextPartition(ctx, int16(from))
+	q.Partition = key
+	return q, more, err
+}
+
+// readList reads the next list of executions. One that does not exist is told as
+// purged, if the stream knows it.
+func (b *backfiller) readList(ctx context.Context) error {
+	if b.at.Chunks >= b.order.Lists {
+		return b.end(ctx, ffstream.BackfillCompleted)
+	}
+	list, err := b.store.List(ctx, b.order.Run, b.at.Chunks)
+	if err != nil {
+		return err
+	}
+	return b.chunk(ctx, func(ctx context.Context) ([]ffstream.Event, ffstream.Opt[ffstream.ExecutionID], error) {
+		events, err := b.listed(ctx, list)
+		return events, ffstream.Opt[ffstream.ExecutionID]{}, err
+	})
+}
+
+func (b *backfiller) listed(ctx context.Context, list []backfill.Listed) ([]ffstream.Event, error) {
+	known := make(map[ffstream.ExecutionID]string, len(list))
+	parts := map[int16][]uuid.UUID{}
+	for _, l := range list {
+		known[l.ID] = l.Known
+		parts[l.ID.PartitionKey()] = append(parts[l.ID.PartitionKey()], l.ID.UUID())
+	}
+	var all []ffstream.Event
+	for partition, ids := range parts {
+		events, err := b.cfg.Source.Listed(ctx, partition, ids, b.waiting(ctx))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, events...)
+	}
+	for i := range all {
+		e := &all[i]
+		e.Snapshot = &ffstream.Snapshot{Run: b.order.Run, Repair: true, Known: ffstream.PublicState(known[e.ExecutionID])}
+		delete(known, e.ExecutionID)
+	}
+	for id, state := range known {
+		if state == "" || state == string(ffstream.StatePurged) {
+			continue
+		}
+		all = append(all, ffstream.Event{
+			Type: ffstream.TypeSnapshotted, ExecutionID: id, To: ffstream.StatePurged, Consistent: true,
+			Snapshot: &ffstream.Snapshot{Run: b.order.Run, Repair: true, Known: ffstream.PublicState(state)},
+		})
+	}
+	slices.SortFunc(all, func(x, y ffstream.Event) int { return strings.Compare(x.ExecutionID.String(), y.ExecutionID.String()) })
+	return all, nil
+}
+
+// chunk writes the watermarks around a read, has what it gave published, and
+// notes how far the run is then.
+func (b *backfiller) chunk(ctx context.Context, read func(context.Context) ([]ffstream.Event, ffstream.Opt[ffstream.ExecutionID], error)) error {
+	prefix := WatermarkPrefix(b.shard.cfg.Source.Slot)
+	b.number++
+	if err := b.cfg.Source.Watermark(ctx, prefix, b.window.watermark(lowWatermark, b.number)); err != nil {
+		return err
+	}
+	c := chunk{number: b.number, at: time.Now().UTC(), progress: b.at}
+	var err error
+	if c.events, c.progress.After, err = read(ctx); err != nil {
+		return err
+	}
+	c.mark = b.at.Published > 0 && time.Since(b.mark) >= markInterval
+	return b.publish(ctx, c)
+}
+
+// publish hands a chunk over, writes its high watermark and waits for what became
+// of it.
+func (b *backfiller) publish(ctx context.Context, c chunk) error {
+	prefix := WatermarkPrefix(b.shard.cfg.Source.Slot)
+	b.window.chunks <- c // there is room: what was handed over before is settled
+	err := b.cfg.Source.Watermark(ctx, prefix, b.window.watermark(highWatermark, c.number))
+	for wait := orderInterval; err != nil; wait = min(2*wait, maxBackfillBackoff) {
+		// Whether it was written is not known. Behind another one it is.
+		b.fail(ctx, err)
+		if !sleep(ctx, wait) {
+			return ctx.Err()
+		}
+		err = b.cfg.Source.Watermark(ctx, prefix, b.window.watermark(voidWatermark, c.number))
+	}
+	var s stored
+	select {
+	case s = <-b.window.stored:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.void {
+		return nil // read again
+	}
+	looked := s.progress.Executions - b.at.Executions
+	b.shard.board.update(func(st *Status) {
+		st.Backfill.TotalChunks += s.progress.Chunks - b.at.Chunks
+		st.Backfill.TotalPublished += s.progress.Published - b.at.Published
+		st.Backfill.TotalSuperseded += s.progress.Superseded - b.at.Superseded
+	})
+	b.at = s.progress
+	if s.sequence > 0 {
+		b.mark, b.sequence = time.Now(), s.sequence
+	}
+	return b.limiter.WaitN(ctx, int(looked))
+}
+
+// end publishes that the run is over, where it published anything, waits until
+// that is stored, and with it all before, and says so.
+func (b *backfiller) end(ctx context.Context, status string) error {
+	if b.at.Published > 0 && b.at.Status != status {
+		last := b.at
+		last.Status = status
+		last.Chunks-- // it is no chunk of its own
+		b.number++
+		if err := b.cfg.Source.Watermark(ctx, WatermarkPrefix(b.shard.cfg.Source.Slot), b.window.watermark(lowWatermark, b.number)); err != nil {
+			return err
+		}
+		return b.publish(ctx, chunk{number: b.number, at: time.Now().UTC(), progress: last, mark: true})
+	}
+	for b.shard.Status().Acked < b.sequence {
+		if !sleep(ctx, reportInterval) {
+			return ctx.Err()
+		}
+	}
+	return b.close(ctx, status)
+}
+
+// close writes the report of a run that has ended.
+func (b *backfiller) close(ctx context.Context, status string) error {
+	state := backfill.Completed
+	if status == ffstream.BackfillCancelled {
+		state = backfill.Cancelled
+	}
+	b.report.Ended = time.Now().UTC()
+	b.report.Updated = time.Time{}
+	if err := b.tell(ctx, state, ""); err != nil {
+		return err
+	}
+	b.shard.cfg.Log.Info("backfill is "+string(state), "run", b.order.Run, "executions", b.at.Executions, "published", b.at.Published, "superseded", b.at.Superseded)
+	b.ended, b.order = b.order.Run, backfill.Order{}
+	return nil
+}
+
+// waiting tells of transactions that are waited for.
+func (b *backfiller) waiting(ctx context.Context) func(xids []int64) {
+	return func(xids []int64) {
+		state, why := backfill.Running, ""
+		if len(xids) > 0 {
+			state, why = backfill.Waiting, fmt.Sprintf("transactions that are changing executions: %v", xids)
+		}
+		_ = b.tell(ctx, state, why) // the next report says it again
+	}
+}
+
+// tell reports how far the run is, at once when its state changed and about once
+// a second otherwise.
+func (b *backfiller) tell(ctx context.Context, state backfill.State, waiting string) error {
+	now := time.Now().UTC()
+	r := &b.report
+	if r.State == state && r.Waiting == waiting && now.Sub(r.Updated) < orderInterval {
+		return nil
+	}
+	r.State, r.Waiting, r.Updated = state, waiting, now
+	r.After, r.Chunks, r.Executions, r.Published, r.Superseded = text(b.at.After), b.at.Chunks, b.at.Executions, b.at.Published, b.at.Superseded
+	r.Rate = b.pace.rate(now, b.at.Executions)
+	b.show()
+	return b.store.Report(ctx, &b.order, r)
+}
+
+func (b *backfiller) show() {
+	r := b.report
+	b.shard.board.update(func(st *Status) { st.Backfill.Report = r })
+}
+
+// fail shows what went wrong; one line is logged a change.
+func (b *backfiller) fail(ctx context.Context, err error) {
+	text := err.Error()
+	if b.report.Error != text {
+		b.shard.cfg.Log.Warn("backfill: trying again", "run", b.order.Run, "error", text)
+	}
+	b.report.Error = text
+	b.show()
+	if b.store != nil && b.order.Run != "" {
+		r := b.report
+		_ = b.store.Report(ctx, &b.order, &r) // it is the failure that matters
+	}
+}
+
+func (b *backfiller) succeed() {
+	if b.report.Error != "" {
+		b.report.Error = ""
+		b.show()
+	}
+}
+
+// orders opens the bucket.
+func (s *Shard) orders(ctx context.Context) (*backfill.Store, error) {
+	opening, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	js, err := jetstream.New(s.nc)
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return backfill.Open(opening, js, publish.Bucket(s.cfg.Sink.Stream))
+}
+
+// pacer is the rate of late.
+type pacer struct {
+	at         time.Time
+	executions uint64
+	per        float64
+}
+
+// rateSpan is the least time that a rate is taken over.
+const rateSpan = 2 * time.Second
+
+func (p *pacer) rate(now time.Time, executions uint64) float64 {
+	passed := now.Sub(p.at)
+	if passed < rateSpan {
+		return p.per
+	}
+	p.per = float64(executions-p.executions) / passed.Seconds()
+	p.at, p.executions = now, executions
+	return p.per
+}
+
+// orderInitial places the order of a run over everything, before the slot exists:
+// a crash in between leaves the order, and the next start the same slot to make.
+func (s *Shard) orderInitial(ctx context.Context) error {
+	store, err := s.orders(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = store.Place(ctx, backfill.Order{Initial: true})
+	if errors.Is(err, backfill.ErrOpen) {
+		return nil
+	}
+	return err
+}
