@@ -153,8 +153,7 @@ func TestBackfill(t *testing.T) {
 	w := newWorld(t, migrations.EngineNewest)
 	o := newOracle(w)
 	w.populate(3000)
-	o.read()
-	o.want = nil
+	o.forget()
 	p := start(t, w.with(map[string]string{"FFSTREAM_BACKFILL": "initial"}), "run")
 	w.awaitActive(p)
 	r := w.backfilled(p)

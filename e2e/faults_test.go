@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ffstream/ffstream/internal/backfill"
 	"github.com/ffstream/ffstream/internal/testenv"
 	"github.com/ffstream/ffstream/internal/testenv/engine"
 	"github.com/ffstream/ffstream/migrations"
@@ -224,6 +225,41 @@ func (a *arena) write(ctx context.Context, seed uint64) {
 	})
 }
 
+// refill orders one backfill after the other until ctx ends, and settles the
+// prepared transactions, which a backfill waits for. It returns how many it
+// ordered, and the initial one.
+func (a *arena) refill(ctx context.Context) int {
+	runs := 1
+	for ctx.Err() == nil {
+		if store, err := backfill.Open(ctx, a.js, a.bucket()); err == nil {
+			if _, err := store.Place(ctx, backfill.Order{}); err == nil {
+				runs++
+			}
+		}
+		pause(ctx, 5*a.pace)
+		var gids []string
+		if err := a.db.Pool.QueryRow(ctx, "SELECT coalesce(array_agg(gid ORDER BY gid), '{}') FROM pg_prepared_xacts").Scan(&gids); err != nil {
+			continue
+		}
+		for i, gid := range gids {
+			_, _ = a.db.Pool.Exec(ctx, []string{"COMMIT", "ROLLBACK"}[i%2]+" PREPARED '"+gid+"'") // the end settles what is left
+		}
+	}
+	return runs
+}
+
+// filled waits until the backfill that is open has ended.
+func (a *arena) filled() {
+	a.t.Helper()
+	store, err := backfill.Open(context.Background(), a.js, a.bucket())
+	a.must(err)
+	await(a.t, "the last backfill to end", func() (bool, string) {
+		order, report, found, err := store.Current(context.Background())
+		a.must(err)
+		return found && report.State.Ended(), fmt.Sprintf("%+v %+v %s", order, report, lastLines(a.service.output(), 5))
+	})
+}
+
 // pause keeps a writer from spinning while Postgres is down.
 func pause(ctx context.Context, pace time.Duration) {
 	select {
@@ -358,11 +394,16 @@ func (a *arena) run(seed uint64, next func(n int) *fault) outcome {
 	t := a.t
 	t.Helper()
 	o := newOracle(a.world)
+	a.populate(2000)
+	o.forget()
+	a.env["FFSTREAM_BACKFILL"] = "initial"
 	a.startService()
 	a.awaitActive(a.service)
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { a.write(ctx, seed) })
+	runs := 0
+	wg.Go(func() { runs = a.refill(ctx) })
 	wg.Go(func() { a.watch(ctx) })
 	ended := false
 	end := func() {
@@ -390,9 +431,15 @@ func (a *arena) run(seed uint64, next func(n int) *fault) outcome {
 	a.db.Pool.Reset() // its connections may be to a server that crashed
 	a.settlePrepared()
 	a.awaitActive(a.service)
+	a.filled()
 	a.caughtUp(a.service)
-	o.compare()
-	t.Logf("%d events, none lost, none twice, all in order; faults:", len(o.want))
+	all := a.stored()
+	transitions, added := split(t, all)
+	o.compareWith(transitions)
+	t.Logf("%d events, none lost, none twice, all in order; %d snapshots of %d backfills beside them, none twice in a run, none that contradicts; faults:", len(o.want), a.snapshotted(all), runs)
+	if len(added) == 0 {
+		t.Error("no backfill published anything")
+	}
 	names := make([]string, 0, len(a.struck))
 	for name := range a.struck {
 		names = append(names, name)

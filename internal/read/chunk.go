@@ -57,7 +57,11 @@ func Chunk(ctx context.Context, q Querier, c ChunkQuery) (events []ffstream.Even
 		last = ffstream.Some(p.last)
 	}
 	if len(p.busy) > 0 {
-		if err := p.settle(ctx, q, &c, p.busy); err != nil {
+		rows, err := q.Query(ctx, writersSQL, p.leaf)
+		if err == nil {
+			err = p.settle(ctx, q, &c, p.busy, rows)
+		}
+		if err != nil {
 			return nil, last, fmt.Errorf("%s of partition %d: %w", op, uint16(c.Partition), remedy(err))
 		}
 	}
@@ -68,7 +72,11 @@ func Chunk(ctx context.Context, q Querier, c ChunkQuery) (events []ffstream.Even
 // not exist are left out.
 func Listed(ctx context.Context, q Querier, partition int16, ids []uuid.UUID, waiting func(xids []int64)) ([]ffstream.Event, error) {
 	var p page
-	if err := p.settle(ctx, q, &ChunkQuery{Partition: partition, Waiting: waiting}, ids); err != nil {
+	rows, err := q.Query(ctx, changingSQL) // of a row that is not there nobody knows the leaf
+	if err == nil {
+		err = p.settle(ctx, q, &ChunkQuery{Partition: partition, Waiting: waiting}, ids, rows)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read executions of partition %d: %w", uint16(partition), remedy(err))
 	}
 	return p.events, nil
@@ -79,6 +87,7 @@ type page struct {
 	events []ffstream.Event
 	saw    ffstream.TxSnapshot
 	busy   []uuid.UUID // of rows that somebody is changing, which are not among the events
+	leaf   uint32      // that has them
 	rows   int
 	last   uuid.UUID
 }
@@ -91,25 +100,26 @@ func readPage(ctx context.Context, q Querier, sql string, args []any) (page, err
 	defer rows.Close()
 	var p page
 	var saw string
+	var leaf pgtype.Uint32
 	var settled pgtype.Bool
 	var id keyRow
 	var row chunkRow
-	to := row.appendTo([]any{&saw, &settled, &id.partition, &id.id})
+	to := row.appendTo([]any{&saw, &leaf, &settled, &id.partition, &id.id})
 	var skip [1 << 6]any // for a row of NULLs
 	for rows.Next() {
-		if rows.RawValues()[1] == nil {
-			if err := rows.Scan(append([]any{&saw, &settled}, skip[:len(to)-2]...)...); err != nil {
+		if rows.RawValues()[2] == nil {
+			if err := rows.Scan(append([]any{&saw}, skip[:len(to)-1]...)...); err != nil {
 				return p, err
 			}
 			break
 		}
 		row = chunkRow{}
-		if err := rows.Scan(row.appendTo(to[:4])...); err != nil {
+		if err := rows.Scan(row.appendTo(to[:5])...); err != nil {
 			return p, err
 		}
 		p.rows, p.last = p.rows+1, id.id.Bytes
 		if !settled.Bool {
-			p.busy = append(p.busy, id.id.Bytes)
+			p.busy, p.leaf = append(p.busy, id.id.Bytes), leaf.Uint32
 			continue
 		}
 		e, err := row.event(ffstream.NewExecutionID(uint16(id.partition), id.id.Bytes))
@@ -127,14 +137,9 @@ func readPage(ctx context.Context, q Querier, sql string, args []any) (page, err
 }
 
 // settle reads executions again until the transactions that may have been
-// changing them, as of now, have ended, and adds them to the events in their
-// places.
-func (p *page) settle(ctx context.Context, q Querier, c *ChunkQuery, ids []uuid.UUID) error {
-	rows, err := q.Query(ctx, changingSQL)
-	if err != nil {
-		return err
-	}
-	changing, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+// changing them have ended, and adds them to the events in their places.
+func (p *page) settle(ctx context.Context, q Querier, c *ChunkQuery, ids []uuid.UUID, writers pgx.Rows) error {
+	changing, err := pgx.CollectRows(writers, pgx.RowTo[int64])
 	if err != nil {
 		return err
 	}

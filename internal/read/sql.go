@@ -97,8 +97,9 @@ const (
 
 	// changingSQL gives the transactions that may be changing executions. They hold
 	// their locks until reads see them.
-	changingSQL = `SELECT x.transactionid::text::bigint FROM pg_locks l JOIN pg_locks x USING (virtualtransaction)
-	WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.relation = 'ff_exec_core'::regclass
+	changingSQL = changing + ` AND l.relation = 'ff_exec_core'::regclass`
+	changing    = `SELECT x.transactionid::text::bigint FROM pg_locks l JOIN pg_locks x USING (virtualtransaction)
+	WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock'
 	AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 	AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'`
 )
@@ -110,7 +111,7 @@ const (
 const (
 	chunkOf = `, ` + key + infoOf + `, ` + attemptColumns + `
 	FROM (SELECT pg_current_snapshot()::text AS saw) AS w LEFT JOIN (` + absent + ` CROSS JOIN LATERAL (
-		SELECT ` + coreColumns + `, xmax::text = '0' AS settled FROM ff_exec_core WHERE partition_key = $1::smallint`
+		SELECT ` + coreColumns + `, xmax::text = '0' AS settled, tableoid AS leaf FROM ff_exec_core WHERE partition_key = $1::smallint`
 	chunkEnd = `
 	) AS c LEFT JOIN LATERAL (
 		SELECT a.*, a.attempt_index AS found_index, a.outcome AS found_outcome FROM ff_attempt a
@@ -118,11 +119,15 @@ const (
 		ORDER BY a.attempt_index DESC LIMIT 1
 	) AS a ON true` + started + `) ON true ORDER BY c.execution_id`
 
-	chunkSQL = `SELECT w.saw, c.settled` + chunkOf + `
+	chunkSQL = `SELECT w.saw, c.leaf, c.settled` + chunkOf + `
 		AND ($3::text IS NULL OR execution_id > $3::text::uuid) AND ($4::text[] IS NULL OR lane_id = ANY ($4::text[]))
 		ORDER BY execution_id LIMIT $2::bigint` + chunkEnd
 	// listedSQL takes every row that it finds for settled: its caller knows better.
-	listedSQL = `SELECT w.saw, CASE WHEN c.settled IS NOT NULL THEN true END` + chunkOf + ` AND execution_id = ANY ($2::text[]::uuid[])` + chunkEnd
+	listedSQL = `SELECT w.saw, c.leaf, CASE WHEN c.settled IS NOT NULL THEN true END` + chunkOf + ` AND execution_id = ANY ($2::text[]::uuid[])` + chunkEnd
+
+	// writersSQL is changingSQL for one leaf: who changed a row there holds a lock on
+	// the leaf too.
+	writersSQL = changing + ` AND l.relation = $1::oid`
 
 	nextPartitionSQL = `SELECT min(partition_key) FROM ff_exec_core WHERE partition_key >= $1::smallint`
 

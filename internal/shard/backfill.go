@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -70,6 +71,8 @@ const (
 	giveWayBytes  = 16 << 20
 	giveWayBehind = 2 * time.Second
 	giveWayWait   = 100 * time.Millisecond
+	// chunkTime is how long partitions are added to a chunk.
+	chunkTime = 200 * time.Millisecond
 	// maxBackfillBackoff caps the time between two tries of what failed.
 	maxBackfillBackoff = 15 * time.Second
 )
@@ -251,7 +254,7 @@ func (b *backfiller) read(ctx context.Context) error {
 	if b.order.Lists > 0 {
 		return b.readList(ctx)
 	}
-	next, more, err := b.next(ctx)
+	first, more, err := b.next(ctx, b.at.After)
 	if err != nil {
 		return err
 	}
@@ -259,60 +262,83 @@ func (b *backfiller) read(ctx context.Context) error {
 		return b.end(ctx, ffstream.BackfillCompleted)
 	}
 	return b.chunk(ctx, func(ctx context.Context) ([]ffstream.Event, ffstream.Opt[ffstream.ExecutionID], error) {
-		events, last, err := b.cfg.Source.Chunk(ctx, next)
+		return b.fill(ctx, first)
+	})
+}
+
+// fill reads from q on until the chunk is full, over partitions as far as
+// chunkTime allows, and gives the last execution that was looked at.
+func (b *backfiller) fill(ctx context.Context, q ChunkQuery) (all []ffstream.Event, after ffstream.Opt[ffstream.ExecutionID], err error) {
+	limit, began := q.Limit, time.Now()
+	for first, more := true, true; more && len(all) < limit && (first || time.Since(began) < chunkTime); first = false {
+		q.Limit = limit - len(all)
+		events, last, err := b.cfg.Source.Chunk(ctx, q)
+		if err != nil {
+			return nil, after, err
+		}
 		if !last.OK {
 			last.V = lastUUID // the partition is done
 		}
-		after := ffstream.Some(ffstream.NewExecutionID(uint16(next.Partition), last.V))
+		after = ffstream.Some(ffstream.NewExecutionID(uint16(q.Partition), last.V))
 		for i := range events {
 			if b.order.Filter.Allows(&events[i]) {
 				events[i].Snapshot = &ffstream.Snapshot{Run: b.order.Run}
 			}
 		}
-		return events, after, err
-	})
+		all = append(all, events...)
+		if q, more, err = b.next(ctx, after); err != nil {
+			return nil, after, err
+		}
+	}
+	return all, after, nil
 }
 
 var lastUUID = uuid.Max
 
-// next is where the run goes on; false at its end.
-func (b *backfiller) next(ctx context.Context) (ChunkQuery, bool, error) {
+// The partitions that the engine uses unless it was told otherwise. Which others
+// have rows is asked of the table, which takes as long as reading many chunks.
+const firstPartition, lastPartition = 0, 255
+
+// next is where a run goes on behind an execution; false at its end.
+func (b *backfiller) next(ctx context.Context, after ffstream.Opt[ffstream.ExecutionID]) (ChunkQuery, bool, error) {
 	q := ChunkQuery{Lanes: b.order.Filter.Lanes, Limit: backfill.MaxList, Waiting: b.waiting(ctx)}
 	if per := b.limiter.Limit(); per < backfill.MaxList { // a chunk a second, so that an order is soon obeyed
 		q.Limit = max(1, int(per))
 	}
-	from, inside := int32(-1<<15), false
-	if b.at.After.OK {
-		from = int32(b.at.After.V.PartitionKey())
-		if inside = b.at.After.V.UUID() != lastUUID; inside {
-			q.After = ffstream.Some(b.at.After.V.UUID())
-		} else {
-			from++
+	from := math.MinInt16
+	if after.OK {
+		from = int(after.V.PartitionKey())
+		if after.V.UUID() != lastUUID {
+			q.Partition, q.After = int16(from), ffstream.Some(after.V.UUID())
+			return q, true, nil
 		}
+		from++
 	}
-	if inside {
+	if len(b.order.Filter.Partitions) > 0 {
+		key, more := following(b.order.Filter.Partitions, from)
+		q.Partition = key
+		return q, more, nil
+	}
+	switch {
+	case from >= firstPartition && from <= lastPartition:
 		q.Partition = int16(from)
 		return q, true, nil
-	}
-	if wanted := b.order.Filter.Partitions; len(wanted) > 0 {
-		keys := make([]int32, len(wanted))
-		for i, p := range wanted {
-			keys[i] = int32(int16(p))
-		}
-		slices.Sort(keys)
-		i, _ := slices.BinarySearch(keys, from)
-		if i == len(keys) {
-			return q, false, nil
-		}
-		q.Partition = int16(keys[i])
-		return q, true, nil
-	}
-	if from > 1<<15-1 {
+	case from > math.MaxInt16:
 		return q, false, nil
 	}
 	key, more, err := b.cfg.Source.NextPartition(ctx, int16(from))
 	q.Partition = key
 	return q, more, err
+}
+
+// following gives the smallest of the partitions whose key is not below from.
+func following(partitions []uint16, from int) (key int16, found bool) {
+	for _, p := range partitions {
+		if k := int16(p); int(k) >= from && (!found || k < key) {
+			key, found = k, true
+		}
+	}
+	return key, found
 }
 
 // readList reads the next list of executions. One that does not exist is told as
