@@ -3,14 +3,22 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/testenv"
 	"github.com/ffstream/ffstream/internal/testenv/engine"
 	"github.com/ffstream/ffstream/migrations"
+	"github.com/ffstream/ffstream/reader"
 )
 
 // split takes what backfills added out of a stream.
@@ -108,28 +116,31 @@ func (w *world) snapshotted(all []message) int {
 }
 
 // backfilled waits until the latest backfill has ended, and gives its report.
-func (w *world) backfilled(p *process) (r report8) {
+func (w *world) backfilled(p *process) (r progress) {
 	w.t.Helper()
 	await(w.t, "the backfill to end", func() (bool, string) {
 		var text string
 		r, text = w.backfillStatus()
-		return r.State == "completed" || r.State == "cancelled", text + p.output()
+		if p != nil {
+			text += p.output()
+		}
+		return r.State == "completed" || r.State == "cancelled", text
 	})
 	return r
 }
 
-type report8 struct {
+type progress struct {
 	Run, State, Waiting, Error                string
 	Executions, Published, Superseded, Chunks int
 }
 
-func (w *world) backfillStatus() (report8, string) {
+func (w *world) backfillStatus() (progress, string) {
 	w.t.Helper()
 	s := start(w.t, w.env(), "backfill", "status", "--json")
 	if s.code() != 0 {
 		w.t.Fatalf("status: %s", s.output())
 	}
-	var answer struct{ Report report8 }
+	var answer struct{ Report progress }
 	if err := json.Unmarshal([]byte(s.output()), &answer); err != nil {
 		w.t.Fatalf("%v: %s", err, s.output())
 	}
@@ -172,12 +183,271 @@ func TestBackfill(t *testing.T) {
 	if last.Type != "ffstream.backfill.v1" || last.Data.Status != "completed" || last.Data.Published != r.Published {
 		t.Errorf("the last word is %s", added[len(added)-1].body)
 	}
-	w.sameAsRead(added)
+	w.sameAsRead(r.Run)
 	p.stop()
 }
 
-// sameAsRead holds snapshots against point reads.
-func (w *world) sameAsRead(added []message) {
+// sameAsRead orders a backfill while nothing goes on, and holds what it tells
+// against point reads.
+func (w *world) sameAsRead(before string) {
+	t := w.t
+	t.Helper()
+	w.orders("backfill")
+	r := w.backfilled(nil)
+	if r.Run == before || r.Superseded != 0 || r.Published != r.Executions {
+		t.Errorf("a second backfill: %+v", r)
+	}
+	_, added := split(t, w.stored())
+	read, n := reader.New(w.db.Pool), 0
+	for _, m := range added {
+		e, err := ffstream.ParseEvent(m.body)
+		w.must(err)
+		if e.Snapshot == nil || e.Snapshot.Run != r.Run {
+			continue
+		}
+		n++
+		if e.LaneID == "bulk" && n%100 != 0 { // all alike
+			continue
+		}
+		if e.Type == ffstream.TypeCorrupt {
+			_, _, err := read.ExecutionState(t.Context(), e.ExecutionID)
+			var corrupt *ffstream.CorruptionError
+			if !errors.As(err, &corrupt) || corrupt.Column != e.Corrupt.Column {
+				t.Errorf("%s, and a read says %v", m.body, err)
+			}
+			continue
+		}
+		full, found, err := read.DescribeExecution(t.Context(), e.ExecutionID)
+		w.must(err)
+		info := full.Info
+		want := ffstream.Event{
+			ID: e.ID, Type: e.Type, Source: e.Source, Time: e.Time, ExecutionID: e.ExecutionID, FlowID: info.FlowID,
+			Namespace: info.Namespace, LaneID: info.LaneID, ExecutionKind: info.ExecutionKind, Priority: info.Priority,
+			To: info.PublicState, StateVector: info.StateVector, StoredPublicState: info.StoredPublicState, Consistent: info.Consistent,
+			EvidenceMissing: info.EvidenceMissing, CurrentAttemptIndex: info.CurrentAttemptIndex, Attempt: full.CurrentAttempt,
+			CreatedAtMs: ffstream.Some(info.CreatedAtMs), StartedAtMs: info.StartedAtMs, TerminalAtMs: info.CompletedAtMs, BlockingDetail: info.BlockingDetail,
+			CancellationReason: full.CancellationReason, CancelledBy: full.CancelledBy, Tags: full.Tags, Snapshot: e.Snapshot, Tx: e.Tx,
+		}
+		if !found || !reflect.DeepEqual(e, want) {
+			t.Fatalf("the backfill tells\n%+v\nand a read\n%+v", e, want)
+		}
+	}
+	if n != r.Published {
+		t.Errorf("%d snapshots, and %d were published", n, r.Published)
+	}
+}
+
+// orders runs the program with what must succeed, and gives its output.
+func (w *world) orders(args ...string) string {
 	w.t.Helper()
-	_ = strings.TrimSpace
+	p := start(w.t, w.env(), args...)
+	if p.code() != 0 {
+		w.t.Fatalf("%s: %s", args, p.output())
+	}
+	return p.output()
+}
+
+// TestBackfillRace: executions that change all the time are told of by the one or
+// the other, and never wrongly.
+func TestBackfillRace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	o := newOracle(w)
+	w.exec(fmt.Sprintf(insertBulk, 1500))
+	o.forget()
+	p := w.run()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var wg sync.WaitGroup
+	for n := range 3 {
+		wg.Go(func() {
+			for i := n; ctx.Err() == nil; i++ {
+				// One in two updates is no transition, and one in four ends in nothing.
+				sql := fmt.Sprintf(`UPDATE ff_exec_core SET lifecycle_phase = CASE lifecycle_phase WHEN 'active' THEN 'suspended' ELSE 'active' END
+					WHERE partition_key IN (%d, %d)`, i*7%256, i*13%256)
+				switch i % 4 {
+				case 1, 2:
+					sql = fmt.Sprintf("UPDATE ff_exec_core SET priority = priority + 1 WHERE partition_key = %d", i*5%256)
+				case 3:
+					sql = "BEGIN; " + sql + "; ROLLBACK"
+				}
+				if _, err := w.db.Pool.Exec(ctx, sql); err != nil && ctx.Err() == nil && !strings.Contains(err.Error(), "40P01") {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	superseded := 0
+	for range 4 {
+		w.orders("backfill", "--rate", "1000000")
+		r := w.backfilled(p)
+		superseded += r.Superseded
+		if r.Published+r.Superseded != 1500 {
+			t.Errorf("%+v", r)
+		}
+	}
+	stop()
+	wg.Wait()
+	w.caughtUp(p)
+	all := w.stored()
+	transitions, _ := split(t, all)
+	o.compareWith(transitions)
+	n := w.snapshotted(all)
+	if superseded == 0 || n == 0 {
+		t.Errorf("%d snapshots, %d superseded: the race was none", n, superseded)
+	}
+	t.Logf("%d transitions, %d snapshots, %d superseded", len(transitions), n, superseded)
+}
+
+// TestBackfillUnseen: a commit waits for a standby that is away. Its event is in
+// the stream, and no read sees it: a backfill waits too, and says for whom.
+func TestBackfillUnseen(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	pg, err := testenv.StartPostgres(ctx, testenv.PostgresConfig{Settings: map[string]string{
+		"synchronous_standby_names": "'away'", "synchronous_commit": "local",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pg.Close() })
+	w := newWorld(t, 0)
+	w.db = &testenv.Database{Name: "postgres", URL: pg.URL("postgres")}
+	w.slot = "unseen"
+	w.must(migrations.EngineSchema(ctx, w.db.URL, migrations.EngineNewest))
+	w.orders("migrate")
+	if w.db.Pool, err = pgxpool.New(ctx, w.db.URL); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.db.Pool.Close)
+	w.exec(fmt.Sprintf(insertBulk, 500))
+	p := w.run()
+	conn, err := pgx.Connect(ctx, w.db.URL)
+	w.must(err)
+	pid := int64(conn.PgConn().PID())
+	committed := make(chan error, 1)
+	go func() {
+		_, err := conn.Exec(ctx, "BEGIN; SET LOCAL synchronous_commit = on; UPDATE ff_exec_core SET lifecycle_phase = 'active' WHERE partition_key < 100; COMMIT")
+		committed <- errors.Join(err, conn.Close(ctx))
+	}()
+	await(t, "the event of what nobody sees", func() (bool, string) { return w.messages() > 0, p.output() })
+	w.orders("backfill")
+	await(t, "the backfill to wait", func() (bool, string) {
+		r, text := w.backfillStatus()
+		if r.State == "completed" {
+			t.Fatal("the backfill did not wait")
+		}
+		return r.State == "waiting" && strings.Contains(r.Waiting, "transactions that are changing executions"), text
+	})
+	w.exec("SELECT pg_cancel_backend($1)", pid) // the standby is given up
+	r := w.backfilled(p)
+	w.must(<-committed)
+	if r.Executions != 500 {
+		t.Errorf("%+v", r)
+	}
+	if n := w.snapshotted(w.stored()); n != r.Published || n != 500 {
+		t.Errorf("%d snapshots: %+v", n, r)
+	}
+}
+
+// TestBackfillOrders: filters, pause and cancel, what is refused and what is said.
+func TestBackfillOrders(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	w.exec(fmt.Sprintf(insertBulk, 2000))
+	w.exec("UPDATE ff_exec_core SET lane_id = 'few', lifecycle_phase = 'suspended', raw_fields = '{\"namespace\":\"ns-few\"}', created_at_ms = 4102444800000 WHERE partition_key = 7")
+	if p := start(t, w.env(), "backfill"); p.code() != 1 || !strings.Contains(oneError(t, p), "let the service run once") {
+		t.Errorf("without a service: %s", p.output())
+	}
+	p := w.run()
+	if text := w.orders("backfill", "status"); !strings.Contains(text, "No backfill was ever ordered") {
+		t.Error(text)
+	}
+	if text := w.orders("backfill", "--lane", "nobody's"); !strings.Contains(text, `warning: no execution is in lane "nobody's"`) || !strings.Contains(text, "0 executions match") {
+		t.Error(text)
+	}
+	var few int
+	w.must(w.db.Pool.QueryRow(t.Context(), "SELECT count(*) FROM ff_exec_core WHERE lane_id = 'few'").Scan(&few))
+	for _, args := range [][]string{
+		{"--lane", "few"}, {"--lane", "few,nobody's"}, {"--partition", "7"}, {"--state", "suspended"}, {"--namespace", "ns-few"}, {"--since", "2099-01-01"},
+		{"--state", "suspended,active", "--lane", "few,bulk"},
+	} {
+		if text := w.orders(append([]string{"backfill", "--wait"}, args...)...); !strings.Contains(text, fmt.Sprintf(" %d published", few)) {
+			t.Errorf("%s: %s", args, text)
+		}
+	}
+	before := len(w.stored())
+	w.orders("backfill", "--rate", "150")
+	await(t, "the first chunk", func() (bool, string) { r, text := w.backfillStatus(); return r.Published > 0, text })
+	if p := start(t, w.env(), "backfill"); p.code() != 1 || !strings.Contains(oneError(t, p), "another backfill is open") {
+		t.Errorf("two at once: %s", p.output())
+	}
+	w.orders("backfill", "pause")
+	await(t, "the pause", func() (bool, string) { r, text := w.backfillStatus(); return r.State == "paused", text })
+	p.stop()
+	p = w.run() // what is paused stays so
+	await(t, "the pause", func() (bool, string) {
+		r, text := w.backfillStatus()
+		return r.State == "paused" && strings.Count(p.output(), "backfill begins") == 1, text
+	})
+	w.orders("backfill", "resume")
+	await(t, "more", func() (bool, string) { r, text := w.backfillStatus(); return r.Executions > 400, text })
+	w.orders("backfill", "cancel")
+	if r := w.backfilled(p); r.State != "cancelled" || r.Executions >= 2000 {
+		t.Errorf("%+v", r)
+	}
+	if p := start(t, w.env(), "backfill", "resume"); p.code() != 1 || !strings.Contains(oneError(t, p), "no backfill is open") {
+		t.Errorf("nothing to resume: %s", p.output())
+	}
+	all := w.stored()[before:]
+	w.snapshots(all)
+	if e := parsed(t, all[len(all)-1]); e.Data.Status != "cancelled" {
+		t.Errorf("the last word is %s", all[len(all)-1].body)
+	}
+	// What an ANALYZE says of the table counts.
+	w.exec("UPDATE pg_class SET reltuples = 10000 WHERE relname LIKE 'ff_exec_core_p%' AND relkind = 'r'")
+	if p := start(t, w.env(), "backfill", "--state", "active"); p.code() != 2 || !strings.Contains(oneError(t, p), "--state: no index serves it, so all of about 2560000 executions would be read") {
+		t.Errorf("a big table: %s", p.output())
+	}
+	w.orders("backfill", "--state", "active", "--force", "--wait")
+}
+
+// snapshots checks that no run tells an execution twice.
+func (w *world) snapshots(all []message) {
+	w.t.Helper()
+	seen := map[[2]string]bool{}
+	for _, m := range all {
+		d := parsed(w.t, m).Data
+		key := [2]string{d.Run, d.ExecutionID}
+		if d.Op == "snapshot" && seen[key] {
+			w.t.Fatalf("run %s tells of %s twice", d.Run, d.ExecutionID)
+		}
+		seen[key] = true
+	}
+}
+
+// TestBackfillForbidden: a role that may not write watermarks. Transitions go on,
+// the backfill says what to grant, and goes on when that is done.
+func TestBackfillForbidden(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	role := "r_" + w.db.Name
+	w.exec(fmt.Sprintf("REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC; CREATE ROLE %s LOGIN REPLICATION PASSWORD 'p'; GRANT SELECT ON ff_exec_core, ff_attempt TO %[1]s", role))
+	t.Cleanup(func() {
+		w.exec(fmt.Sprintf("GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO PUBLIC; DROP OWNED BY %s; DROP ROLE %[1]s", role))
+	})
+	w.exec(fmt.Sprintf(insertBulk, 10))
+	p := start(t, w.with(map[string]string{"FFSTREAM_BACKFILL": "initial", "FFSTREAM_DATABASE_URL": withUser(t, w.db.URL, role, "p")}), "run")
+	w.awaitActive(p)
+	await(t, "the backfill to say what it lacks", func() (bool, string) {
+		r, text := w.backfillStatus()
+		return strings.Contains(r.Error, "GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO"), text
+	})
+	w.exec(fmt.Sprintf(insertBulk, 5))
+	await(t, "transitions", func() (bool, string) { return w.messages() == 5, p.output() })
+	w.exec(fmt.Sprintf("GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO %s", role))
+	if r := w.backfilled(p); r.State != "completed" || r.Published != 15 || r.Error != "" {
+		t.Errorf("%+v", r)
+	}
+	p.stop()
 }
