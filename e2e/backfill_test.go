@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -39,6 +40,7 @@ func split(t testing.TB, all []message) (transitions, added []message) {
 // that wrote it.
 type told struct {
 	Type string
+	Time time.Time
 	Data struct {
 		ExecutionID string `json:"execution_id"`
 		Op, Run, To string
@@ -63,56 +65,85 @@ func parsed(t testing.TB, m message) told {
 	return e
 }
 
-// snapshotted looks at what backfills added, in its place: no snapshot contradicts
-// the transitions around it, no run tells an execution twice, and every execution
-// that exists has been told of by one or the other. It returns the number of
-// snapshots.
-func (w *world) snapshotted(all []message) int {
-	t := w.t
-	t.Helper()
-	state := map[string]string{} // as told last
-	fresh := map[string]bool{}   // by a snapshot
-	seen := map[[2]string]bool{} // by run and execution
-	told, n := map[string]bool{}, 0
-	for i, m := range all {
-		e := parsed(t, m)
-		id, d := e.Data.ExecutionID, &e.Data
-		switch {
-		case e.Type == "ffstream.table.truncated.v1":
-			clear(state)
-		case e.Type == "ffstream.execution.corrupt.v1":
-			delete(state, id)
-			told[id] = true
-		case e.Type == "ffstream.execution.snapshotted.v1":
-			n++
-			if was, known := state[id]; known && was != d.To && !d.Repair {
-				t.Fatalf("message %d: execution %s was told to be %s, and a snapshot says %s: %s", i+1, id, was, d.To, m.body)
-			}
-			if key := [2]string{d.Run, id}; seen[key] {
-				t.Fatalf("message %d: run %s tells of %s twice", i+1, d.Run, id)
-			} else {
-				seen[key] = true
-			}
-			state[id], fresh[id], told[id] = d.To, true, true
-		case e.Type == "ffstream.execution.transitioned.v1":
-			if was := state[id]; fresh[id] && d.From != nil && *d.From != was {
-				t.Fatalf("message %d: a snapshot said that %s is %s, and the next transition says that it was %s", i+1, id, was, *d.From)
-			}
-			state[id], fresh[id], told[id] = d.To, false, true
-		}
+// snapshots looks at what backfills added, in its place: no snapshot contradicts
+// the transitions around it, and no run tells an execution twice.
+type snapshots struct {
+	t     testing.TB
+	at, n int
+	state map[string]string   // as told last; absent: not known
+	fresh map[string]bool     // by a snapshot
+	seen  map[string]struct{} // of the run, or of any
+	run   string
+	told  map[string]struct{} // ever
+}
+
+func newSnapshots(t testing.TB) *snapshots {
+	return &snapshots{t: t, state: map[string]string{}, fresh: map[string]bool{}, seen: map[string]struct{}{}, told: map[string]struct{}{}}
+}
+
+func (s *snapshots) message(m message) {
+	s.t.Helper()
+	s.at++
+	e := parsed(s.t, m)
+	id, d := e.Data.ExecutionID, &e.Data
+	if id != "" {
+		s.told[id] = struct{}{}
 	}
+	switch e.Type {
+	case "ffstream.table.truncated.v1":
+		clear(s.state)
+		clear(s.fresh)
+	case "ffstream.execution.corrupt.v1":
+		delete(s.state, id)
+		delete(s.fresh, id)
+	case "ffstream.execution.snapshotted.v1":
+		s.n++
+		if d.Run != s.run { // one ends before the next begins
+			s.run = d.Run
+			clear(s.seen)
+		}
+		if was, known := s.state[id]; known && was != d.To && !d.Repair {
+			s.t.Fatalf("message %d: execution %s was told to be %s, and a snapshot says %s: %s", s.at, id, was, d.To, m.body)
+		}
+		if _, twice := s.seen[id]; twice {
+			s.t.Fatalf("message %d: run %s tells of %s twice", s.at, d.Run, id)
+		}
+		s.seen[id] = struct{}{}
+		s.state[id], s.fresh[id] = d.To, true
+	case "ffstream.execution.transitioned.v1":
+		if s.fresh[id] && d.From != nil && *d.From != s.state[id] {
+			s.t.Fatalf("message %d: a snapshot said that %s is %s, and the next transition says that it was %s", s.at, id, s.state[id], *d.From)
+		}
+		s.state[id] = d.To
+		delete(s.fresh, id)
+	}
+}
+
+// complete checks that everything which exists was told of.
+func (s *snapshots) complete(w *world) {
+	s.t.Helper()
 	rows, err := w.db.Pool.Query(context.Background(), "SELECT '{fp:' || partition_key || '}:' || execution_id FROM ff_exec_core")
 	w.must(err)
 	defer rows.Close()
 	for rows.Next() {
 		var id string
 		w.must(rows.Scan(&id))
-		if !told[id] {
-			t.Fatalf("nothing tells of execution %s", id)
+		if _, told := s.told[id]; !told {
+			s.t.Fatalf("nothing tells of execution %s", id)
 		}
 	}
 	w.must(rows.Err())
-	return n
+}
+
+// snapshotted checks all of a stream, and returns the number of snapshots.
+func (w *world) snapshotted(all []message) int {
+	w.t.Helper()
+	s := newSnapshots(w.t)
+	for _, m := range all {
+		s.message(m)
+	}
+	s.complete(w)
+	return s.n
 }
 
 // backfilled waits until the latest backfill has ended, and gives its report.
@@ -400,7 +431,10 @@ func TestBackfillOrders(t *testing.T) {
 		t.Errorf("nothing to resume: %s", p.output())
 	}
 	all := w.stored()[before:]
-	w.snapshots(all)
+	s := newSnapshots(t)
+	for _, m := range all {
+		s.message(m)
+	}
 	if e := parsed(t, all[len(all)-1]); e.Data.Status != "cancelled" {
 		t.Errorf("the last word is %s", all[len(all)-1].body)
 	}
@@ -410,20 +444,6 @@ func TestBackfillOrders(t *testing.T) {
 		t.Errorf("a big table: %s", p.output())
 	}
 	w.orders("backfill", "--state", "active", "--force", "--wait")
-}
-
-// snapshots checks that no run tells an execution twice.
-func (w *world) snapshots(all []message) {
-	w.t.Helper()
-	seen := map[[2]string]bool{}
-	for _, m := range all {
-		d := parsed(w.t, m).Data
-		key := [2]string{d.Run, d.ExecutionID}
-		if d.Op == "snapshot" && seen[key] {
-			w.t.Fatalf("run %s tells of %s twice", d.Run, d.ExecutionID)
-		}
-		seen[key] = true
-	}
 }
 
 // TestBackfillForbidden: a role that may not write watermarks. Transitions go on,

@@ -273,9 +273,16 @@ type message struct {
 const validated = 20000
 
 // stored reads the whole stream.
-func (w *world) stored() []message {
+func (w *world) stored() (all []message) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	w.each(func(m message) { all = append(all, m) })
+	return all
+}
+
+// each reads the whole stream, message by message.
+func (w *world) each(f func(m message)) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
 	defer cancel()
 	stream, err := w.js.Stream(ctx, w.stream)
 	if err != nil {
@@ -291,18 +298,16 @@ func (w *world) stored() []message {
 		w.t.Fatal(err)
 	}
 	defer messages.Stop()
-	out := make([]message, 0, n)
-	for range n {
+	for i := range n {
 		m, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if len(out) < validated {
+		if i < validated {
 			valid(w.t, m.Data())
 		}
-		out = append(out, message{m.Subject(), m.Headers(), m.Data()})
+		f(message{m.Subject(), m.Headers(), m.Data()})
 	}
-	return out
 }
 
 // oneError checks that the program's output is one line, and gives it.

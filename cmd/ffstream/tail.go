@@ -134,9 +134,16 @@ func (p *printer) appendLine(b []byte, e *ffstream.Event) []byte {
 		return fmt.Appendf(b, "%-12s %s %s: '%s' is not a known value\n", e.LaneID, e.ExecutionID, e.Corrupt.Column, e.Corrupt.Literal)
 	case ffstream.TypeTruncated:
 		return append(b, "ff_exec_core was truncated: every execution is gone\n"...)
+	case ffstream.TypeGap:
+		return fmt.Appendf(b, "gap: %s\n", e.Gap.Detail)
+	case ffstream.TypeBackfill:
+		return fmt.Appendf(b, "backfill %s is %s: %d executions, %d published\n", e.Backfill.Run, e.Backfill.Status, e.Backfill.Executions, e.Backfill.Published)
 	}
 	from := e.From
-	if from == "" {
+	switch {
+	case e.Type == ffstream.TypeSnapshotted:
+		from = "(backfill)"
+	case from == "":
 		from = "-"
 	}
 	to := fmt.Sprintf("%-16s", e.To)

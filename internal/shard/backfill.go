@@ -59,7 +59,7 @@ type BackfillConfig struct {
 type Backfilling struct {
 	backfill.Report
 	// The counters are of the whole run of the process, over all backfills.
-	TotalChunks, TotalPublished, TotalSuperseded uint64
+	TotalChunks, TotalSuperseded uint64
 }
 
 const (
@@ -73,6 +73,8 @@ const (
 	giveWayWait   = 100 * time.Millisecond
 	// chunkTime is how long partitions are added to a chunk.
 	chunkTime = 200 * time.Millisecond
+	// chunksPerSecond is into how many chunks a second's executions are divided.
+	chunksPerSecond = 25
 	// maxBackfillBackoff caps the time between two tries of what failed.
 	maxBackfillBackoff = 15 * time.Second
 )
@@ -302,8 +304,10 @@ const firstPartition, lastPartition = 0, 255
 // next is where a run goes on behind an execution; false at its end.
 func (b *backfiller) next(ctx context.Context, after ffstream.Opt[ffstream.ExecutionID]) (ChunkQuery, bool, error) {
 	q := ChunkQuery{Lanes: b.order.Filter.Lanes, Limit: backfill.MaxList, Waiting: b.waiting(ctx)}
-	if per := b.limiter.Limit(); per < backfill.MaxList { // a chunk a second, so that an order is soon obeyed
-		q.Limit = max(1, int(per))
+	// A transition that commits behind a chunk waits until that is stored, so where
+	// there is a rate the chunks are small.
+	if per := b.limiter.Limit(); per < backfill.MaxList*chunksPerSecond {
+		q.Limit = max(1, int(per)/chunksPerSecond)
 	}
 	from := math.MinInt16
 	if after.OK {
@@ -433,7 +437,6 @@ func (b *backfiller) publish(ctx context.Context, c chunk) error {
 	looked := s.progress.Executions - b.at.Executions
 	b.shard.board.update(func(st *Status) {
 		st.Backfill.TotalChunks += s.progress.Chunks - b.at.Chunks
-		st.Backfill.TotalPublished += s.progress.Published - b.at.Published
 		st.Backfill.TotalSuperseded += s.progress.Superseded - b.at.Superseded
 	})
 	b.at = s.progress

@@ -152,6 +152,26 @@ var table = []metric{
 		d, ok := s.Probed.Runway()
 		return maybe(d.Seconds(), ok)
 	}},
+	{"ffstream_backfill_state", "state", gauge, "1 for what the backfill that was ordered last is doing, 0 for the others; all 0 when this process never saw one.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return oneOf(string(s.Backfill.State), "waiting", "running", "paused", "completed", "cancelled")
+	}},
+	{"ffstream_backfill_failing", "", gauge, "1 while a backfill tries again what failed, else 0.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		if s.Backfill.Error != "" {
+			return one(1)
+		}
+		return one(0)
+	}},
+	{"ffstream_backfill_progress_ratio", "", gauge, "Part of the executions that the backfill has looked at, as far as the tables' statistics tell.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		b := &s.Backfill
+		return maybe(min(1, float64(b.Executions)/float64(b.Total)), b.Total > 0)
+	}},
+	{"ffstream_backfill_chunks_total", "", counter, "Chunks read by backfills.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return one(float64(s.Backfill.TotalChunks))
+	}},
+	{"ffstream_backfill_snapshots_total", "", counter, "Snapshots of executions that backfills handed to the broker.", func(s *shard.Status, _ time.Time) map[string]float64 { return one(float64(s.Snapshots)) }},
+	{"ffstream_backfill_superseded_total", "", counter, "Executions that backfills read and did not publish, because the stream had newer.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return one(float64(s.Backfill.TotalSuperseded))
+	}},
 }
 
 // buildInfo is beside the table, for it has two labels.

@@ -16,10 +16,44 @@ type Report struct {
 	Since     time.Time `json:"since"`
 	LastError *string   `json:"last_error"` // null while active
 
-	Postgres Postgres `json:"postgres"`
-	Stream   Stream   `json:"stream"`
-	Lag      Lag      `json:"lag"`
-	Counters Counters `json:"counters"`
+	Postgres Postgres  `json:"postgres"`
+	Stream   Stream    `json:"stream"`
+	Lag      Lag       `json:"lag"`
+	Counters Counters  `json:"counters"`
+	Backfill *Backfill `json:"backfill"` // the latest that this process saw
+}
+
+// Backfill is the backfill that was ordered last.
+type Backfill struct {
+	Run        string     `json:"run"`
+	State      string     `json:"state"` // waiting, running, paused, completed, cancelled
+	Waiting    *string    `json:"waiting"`
+	Error      *string    `json:"error"` // of the latest try, while it is tried again
+	Chunks     uint64     `json:"chunks"`
+	Executions uint64     `json:"executions"` // looked at
+	Published  uint64     `json:"published"`
+	Superseded uint64     `json:"superseded"`
+	Total      uint64     `json:"total"` // about; 0: not known
+	Rate       float64    `json:"executions_per_second"`
+	Remaining  *float64   `json:"remaining_seconds"`
+	Started    *time.Time `json:"started"`
+	Ended      *time.Time `json:"ended"`
+}
+
+func newBackfill(s *shard.Status) *Backfill {
+	b := &s.Backfill
+	if b.Run == "" {
+		return nil
+	}
+	r := &Backfill{
+		Run: b.Run, State: string(b.State), Waiting: text(b.Waiting), Error: text(b.Error), Chunks: b.Chunks, Executions: b.Executions,
+		Published: b.Published, Superseded: b.Superseded, Total: b.Total, Rate: b.Rate, Started: moment(b.Started), Ended: moment(b.Ended),
+	}
+	if left, ok := b.Remaining(); ok {
+		seconds := left.Seconds()
+		r.Remaining = &seconds
+	}
+	return r
 }
 
 // Postgres is the source's end.
@@ -97,6 +131,7 @@ func NewReport(s *shard.Status, version string, now time.Time) *Report {
 			EvidenceMissing: s.Normalizer.NoEvidence, Corrupt: s.Normalizer.Corrupt, Lookups: s.Normalizer.Lookups,
 		},
 	}
+	r.Backfill = newBackfill(s)
 	if s.Heartbeat.Count > 0 {
 		delay := s.Heartbeat.Delay.Seconds()
 		r.Lag.HeartbeatDelaySeconds = &delay

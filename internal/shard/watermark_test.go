@@ -1,0 +1,102 @@
+package shard
+
+import (
+	"errors"
+	"log/slog"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/repl"
+	"github.com/ffstream/ffstream/internal/repl/pgoutput"
+)
+
+func message(w *window, kind string, number uint64) *pgoutput.LogicalMessage {
+	return &pgoutput.LogicalMessage{LSN: 0x100, Prefix: []byte(WatermarkPrefix("s")), Content: []byte(w.watermark(kind, number))}
+}
+
+// TestWindow: a window has what the stream told between its watermarks and nothing
+// else, and is void where it cannot tell.
+func TestWindow(t *testing.T) {
+	t.Parallel()
+	w := newWindow("mine")
+	id := func(n byte) ffstream.ExecutionID { return ffstream.NewExecutionID(7, uuid.UUID{n}) }
+	w.see(&ffstream.Event{ExecutionID: id(1)})
+	w.begin(1)
+	w.see(&ffstream.Event{ExecutionID: id(2)})
+	if w.supersedes(id(1)) || !w.supersedes(id(2)) || !w.open {
+		t.Error("the window does not have what was told in it, or has what was told before")
+	}
+	w.begin(2)
+	if w.supersedes(id(2)) {
+		t.Error("the next window has what was told in the one before")
+	}
+	w.see(&ffstream.Event{Type: ffstream.TypeTruncated})
+	if w.open {
+		t.Error("a window over a TRUNCATE is not void")
+	}
+	w.begin(3)
+	for n := range maxTouched + 1 {
+		w.see(&ffstream.Event{ExecutionID: ffstream.NewExecutionID(7, uuid.UUID{1, byte(n), byte(n >> 8), byte(n >> 16)})})
+	}
+	if w.open {
+		t.Error("a window grows without bound")
+	}
+}
+
+// TestWatermarks: a session knows its own, for this slot.
+func TestWatermarks(t *testing.T) {
+	t.Parallel()
+	w, other := newWindow("mine"), newWindow("theirs")
+	if kind, n, ok := w.parse(message(&w, highWatermark, 12), "s"); !ok || kind != highWatermark || n != 12 {
+		t.Errorf("its own is %q %d %v", kind, n, ok)
+	}
+	for name, m := range map[string]*pgoutput.LogicalMessage{
+		"another session's": message(&other, highWatermark, 12),
+		"another prefix":    {Prefix: []byte("x"), Content: []byte("high 1 mine")},
+		"a heartbeat":       {Prefix: []byte(HeartbeatPrefix("s")), Content: []byte("1 mine")},
+		"no number":         {Prefix: []byte(WatermarkPrefix("s")), Content: []byte("high one mine")},
+		"empty":             {Prefix: []byte(WatermarkPrefix("s"))},
+	} {
+		if _, _, ok := w.parse(m, "s"); ok {
+			t.Errorf("%s is taken for its own", name)
+		}
+	}
+}
+
+// TestStrangeWatermark: while events that have aged out are counted off, snapshots
+// among them cannot be told: that is a gap, and never a guess.
+func TestStrangeWatermark(t *testing.T) {
+	t.Parallel()
+	other := newWindow("theirs")
+	ss := &session{shard: New(nil, Config{Source: repl.Config{Slot: "s"}, Log: slog.New(slog.DiscardHandler)}), journal: &journal{}, window: newWindow("mine"), extra: 1}
+	if err := ss.mark(t.Context(), message(&other, lowWatermark, 1)); err != nil {
+		t.Errorf("a low watermark: %v", err)
+	}
+	if err := ss.mark(t.Context(), message(&other, highWatermark, 1)); !errors.Is(err, ErrGap) {
+		t.Errorf("a high watermark while events are counted off: %v", err)
+	}
+	ss.extra = 0
+	if err := ss.mark(t.Context(), message(&other, highWatermark, 1)); err != nil {
+		t.Errorf("a high watermark later: %v", err)
+	}
+}
+
+// TestFollowing: partitions are read in the order of their keys, which are signed.
+func TestFollowing(t *testing.T) {
+	t.Parallel()
+	var got []int16
+	partitions := []uint16{300, 7, 65535, 7}
+	for from := -1 << 15; ; {
+		key, more := following(partitions, from)
+		if !more {
+			break
+		}
+		got = append(got, key)
+		from = int(key) + 1
+	}
+	if len(got) != 3 || got[0] != -1 || got[1] != 7 || got[2] != 300 {
+		t.Errorf("read in the order %v", got)
+	}
+}
