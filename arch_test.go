@@ -30,7 +30,7 @@ var arrows = map[string][]string{
 	"internal/shard":          {"internal/repl", "internal/repl/pgoutput", "internal/normalize", "internal/publish", "internal/backfill"},
 	"internal/read":           {"internal/normalize"},
 	"internal/web":            {"internal/shard"},
-	"internal/doctor":         {"migrations", "internal/publish"},
+	"internal/doctor":         {"migrations", "internal/publish", "internal/normalize"},
 	"internal/testenv":        {"migrations"},
 	"internal/testenv/engine": {},
 	"migrations":              {},

@@ -33,6 +33,7 @@ func (c *doctorCmd) Run(ctx context.Context, term terminal) error {
 	if err != nil {
 		return err
 	}
+	cautious(database)
 	findings := c.source(ctx, database)
 	findings = append(findings, c.sink(ctx, database)...)
 	if err := c.print(term.out, findings); err != nil {
@@ -50,8 +51,23 @@ func (c *doctorCmd) Run(ctx context.Context, term terminal) error {
 	return nil
 }
 
+// cautious makes the connections that are made with database harmless to a
+// production primary: they write nothing and hold nothing up.
+func cautious(database *pgconn.Config) {
+	for name, value := range map[string]string{
+		"default_transaction_read_only": "on", "statement_timeout": "2s", "lock_timeout": "100ms", "idle_in_transaction_session_timeout": "10s",
+		"application_name": "ffstream doctor",
+	} {
+		database.RuntimeParams[name] = value
+	}
+}
+
 func (c *doctorCmd) source(ctx context.Context, database *pgconn.Config) []doctor.Finding {
 	conn, err := connect(ctx, database)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "08P01" { // PgBouncer takes no parameter that it does not know
+		return []doctor.Finding{{ID: "pooler", Severity: doctor.Fault, Found: oneLine(err), Why: "a connection pooler stands between, and poolers pass no replication: name the server itself in --database-url"}}
+	}
 	if err != nil {
 		return []doctor.Finding{{ID: "postgres", Severity: doctor.Fault, Found: err.Error(), Why: "nothing of the source can be looked at"}}
 	}

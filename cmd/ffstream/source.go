@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/doctor"
 	"github.com/ffstream/ffstream/internal/normalize"
 	"github.com/ffstream/ffstream/internal/shard"
 	"github.com/ffstream/ffstream/migrations"
@@ -77,9 +79,19 @@ func (s *source) close() {
 	}
 }
 
-// preflight marks as permanent what the operator has to mend.
+// preflight marks as permanent what the operator has to mend. Rights come first: a
+// schema that the role may not use hides the tables.
 func (s *source) preflight(ctx context.Context) error {
-	err := s.use(ctx, func(c *pgx.Conn) error { return migrations.Check(ctx, c, s.cfg) })
+	var missing []string
+	err := s.use(ctx, func(c *pgx.Conn) (err error) {
+		if missing, err = doctor.Grants(ctx, c); err != nil || len(missing) > 0 {
+			return err
+		}
+		return migrations.Check(ctx, c, s.cfg)
+	})
+	if len(missing) > 0 {
+		return shard.Permanent(fmt.Errorf("role %s may not read what it needs: run: %s", s.database.User, strings.Join(missing, "; ")))
+	}
 	for _, fault := range []error{migrations.ErrTables, migrations.ErrPublication, migrations.ErrIdentity} {
 		if errors.Is(err, fault) {
 			return shard.Permanent(err)

@@ -88,6 +88,13 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	options = append(options, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) { // what was asked for never gets an answer
+			refuse(publish.Refused(err))
+		}
+	}))
 	nc, err := nats.Connect(c.NATSURL, append(options, nats.Name("ffstream tail"), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort())...)
 	if errors.Is(err, nats.ErrNoServers) {
 		return fmt.Errorf("connect to NATS: %w: start ffstream run, or name the server (--nats-url)", err)
@@ -104,7 +111,11 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	return subscriber.Run(ctx, print)
+	err = subscriber.Run(ctx, print)
+	if refused := context.Cause(ctx); errors.Is(refused, publish.ErrNotPermitted) {
+		return refused
+	}
+	return err
 }
 
 // printer writes events for a reader or a machine.

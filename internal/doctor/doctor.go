@@ -1,6 +1,7 @@
 // Package doctor looks at a source as an operator would and says what is wrong,
 // why it matters and what mends it. It changes nothing: each check is a
-// read-only transaction of its own with short timeouts, over the catalog alone.
+// read-only transaction of its own with short timeouts, over the catalog and a
+// bounded sample of rows.
 package doctor
 
 import (
@@ -55,7 +56,10 @@ var checks = []check{
 	{"wal-senders", walSenders},
 	{"role-replication", role},
 	{"grants", grants},
+	{"heartbeat", heartbeat},
+	{"engine-schema", engineSchema},
 	{"source", source},
+	{"literals", literals},
 	{"slot", slot},
 	{"slot-wal", slotWAL},
 	{"slot-keep-size", keepSize},

@@ -99,8 +99,9 @@ func walSenders(ctx context.Context, tx pgx.Tx, cfg Config) (Finding, error) {
 		return Finding{}, err
 	}
 	var used int64
-	err = tx.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE backend_type = 'walsender'
-		AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.active_pid = a.pid AND s.slot_name = $1)`, cfg.Slot).Scan(&used)
+	// Every role sees these, and of pg_stat_activity its own rows alone.
+	err = tx.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.pg_stat_replication r
+		WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_name = $1)`, cfg.Slot).Scan(&used)
 	if err != nil {
 		return Finding{}, fmt.Errorf("count WAL senders: %w", err)
 	}

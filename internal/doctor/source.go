@@ -11,62 +11,6 @@ import (
 	"github.com/ffstream/ffstream/migrations"
 )
 
-func role(ctx context.Context, tx pgx.Tx, _ Config) (Finding, error) {
-	var name string
-	var may bool
-	err := tx.QueryRow(ctx, "SELECT rolname, rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user").Scan(&name, &may)
-	if err != nil {
-		return Finding{}, fmt.Errorf("read the role: %w", err)
-	}
-	name = pgx.Identifier{name}.Sanitize()
-	if may {
-		return Finding{Severity: OK, Found: "role " + name + " may replicate"}, nil
-	}
-	return Finding{
-		Severity: Fault, Found: "role " + name + " has no REPLICATION attribute",
-		Why:    "Postgres lets no other role read a slot",
-		Remedy: []string{"ALTER ROLE " + name + " REPLICATION"},
-	}, nil
-}
-
-// grantsSQL asks for what the look-ups and point reads need, of each table.
-const grantsSQL = `SELECT current_user, t.name, has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'SELECT'), n.nspname
-	FROM (VALUES ('ff_exec_core'), ('ff_attempt')) t(name)
-	JOIN pg_catalog.pg_class c ON c.oid = to_regclass(t.name) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace`
-
-func grants(ctx context.Context, tx pgx.Tx, _ Config) (Finding, error) {
-	rows, err := tx.Query(ctx, grantsSQL)
-	if err != nil {
-		return Finding{}, fmt.Errorf("read grants: %w", err)
-	}
-	f := Finding{Severity: OK, Found: "the role may read both tables"}
-	var role, table, schema string
-	var usage, selects bool
-	seen := 0
-	_, err = pgx.ForEachRow(rows, []any{&role, &table, &usage, &selects, &schema}, func() error {
-		seen++
-		to := " TO " + pgx.Identifier{role}.Sanitize()
-		if !usage && f.Severity == OK {
-			f.Remedy = append(f.Remedy, "GRANT USAGE ON SCHEMA "+pgx.Identifier{schema}.Sanitize()+to)
-		}
-		if !selects {
-			f.Remedy = append(f.Remedy, "GRANT SELECT ON "+pgx.Identifier{schema, table}.Sanitize()+to)
-		}
-		if len(f.Remedy) > 0 {
-			f.Severity, f.Found = Fault, "role "+role+" may not read all that it needs"
-			f.Why = "columns that the log does not repeat are looked up, and point reads read"
-		}
-		return nil
-	})
-	if err != nil {
-		return Finding{}, fmt.Errorf("read grants: %w", err)
-	}
-	if seen < 2 {
-		return Finding{Severity: Fault, Found: "ff_exec_core or ff_attempt is not on the search_path", Why: "this is no database of the engine, or the role does not see its schema: look at --database-url"}, nil
-	}
-	return f, nil
-}
-
 // source is what migrate would do.
 func source(ctx context.Context, tx pgx.Tx, cfg Config) (Finding, error) {
 	steps, err := migrations.Plan(ctx, tx, cfg.Config)
@@ -137,6 +81,37 @@ func slot(ctx context.Context, tx pgx.Tx, cfg Config) (Finding, error) {
 	return Finding{Severity: OK, Found: "slot " + cfg.Slot + " is held by a service"}, nil
 }
 
+// writing measures how many bytes of the log the server writes a second.
+func writing(ctx context.Context, tx pgx.Tx) (float64, error) {
+	const sql = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0')::bigint"
+	var end [2]int64
+	var began time.Time
+	for i := range end {
+		if i == 1 {
+			select {
+			case <-time.After(rateSample):
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			}
+		}
+		if err := tx.QueryRow(ctx, sql).Scan(&end[i]); err != nil {
+			return 0, fmt.Errorf("read the end of the log: %w", err)
+		}
+		if i == 0 {
+			began = time.Now()
+		}
+	}
+	return max(0, float64(end[1]-end[0])/time.Since(began).Seconds()), nil
+}
+
+// runway is how long safe bytes last at a rate above 0, in bytes a second.
+func runway(safe int64, rate float64) time.Duration {
+	return time.Duration(min(float64(max(0, safe))/rate, 1e9) * float64(time.Second)).Round(time.Second)
+}
+
+// rateSample is the time over which the rate of writing is measured.
+const rateSample = time.Second
+
 // runwayWarning is the time below which an operator should act.
 const runwayWarning = 24 * time.Hour
 
@@ -146,11 +121,20 @@ func slotWAL(ctx context.Context, tx pgx.Tx, cfg Config) (Finding, error) {
 		return Finding{Severity: OK, Found: "no log is kept for slot " + cfg.Slot}, err
 	}
 	f := Finding{Severity: OK, Found: fmt.Sprintf("%d bytes of the log are kept for slot %s", s.retained, cfg.Slot)}
-	if s.safe == nil || s.rate <= 0 {
+	if s.safe == nil {
 		return f, nil
 	}
-	left := time.Duration(min(float64(max(0, *s.safe))/s.rate, 1e9) * float64(time.Second)).Round(time.Second)
-	f.Found += fmt.Sprintf(", and %d more are safe: %s at the average rate since the statistics began, were nothing confirmed", *s.safe, left)
+	now, err := writing(ctx, tx)
+	if err != nil {
+		return Finding{}, err
+	}
+	f.Found += fmt.Sprintf(", and %d more are safe", *s.safe)
+	average := s.rate
+	if s.rate = max(average, now); s.rate <= 0 {
+		return f, nil
+	}
+	left := runway(*s.safe, s.rate)
+	f.Found += fmt.Sprintf(": %s, were nothing confirmed and %.0f bytes a second written (%.0f now, %.0f on average since the statistics began)", left, s.rate, now, average)
 	if s.status == "unreserved" || left < runwayWarning {
 		f.Severity, f.Why = Warning, "an outage of the service or the broker for longer makes Postgres give the slot up, and the stream has a gap"
 		f.Remedy = []string{fmt.Sprintf("ALTER SYSTEM SET max_slot_wal_keep_size = '%dMB'", (s.retained+int64(2*s.rate*runwayWarning.Seconds()))>>20+1024), reload}

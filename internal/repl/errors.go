@@ -71,6 +71,8 @@ func (c *Config) classify(at step, err error) error {
 		return fmt.Errorf("%w: %s: correct the user or password in the database URL or the file that holds it, sslcert and sslkey, or pg_hba.conf", ErrAuthentication, pg.Message)
 	case pg.Code == "3D000":
 		return fmt.Errorf("%w: %s: correct the database URL", ErrDatabaseMissing, pg.Message)
+	case pg.Code == "42501" && at == stepConnect && pg.Routine == "CheckMyDatabase": // its text may be translated
+		return fmt.Errorf("%w: %s: run: GRANT CONNECT ON DATABASE %q TO %q", ErrNotPermitted, pg.Message, c.Conn.Database, c.Conn.User)
 	case pg.Code == "42501":
 		return fmt.Errorf("%w: %s: run: ALTER ROLE %q REPLICATION", ErrNotPermitted, pg.Message, c.Conn.User)
 	case pg.Code == "55006":
