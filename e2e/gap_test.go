@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ffstream/ffstream/internal/doctor"
 	"github.com/ffstream/ffstream/internal/testenv/engine"
 	"github.com/ffstream/ffstream/migrations"
 )
@@ -369,11 +370,18 @@ func TestInvalidated(t *testing.T) {
 			t.Errorf("exit code %d: %q does not say %q", code, text, words)
 		}
 	}
-	if p := start(t, a.env, "resume", "--accept-gap"); p.code() != 0 || !strings.Contains(p.output(), "wal_removed") {
+	lost := look(t, a.env, 1)["slot"]
+	if lost.Severity != doctor.Fault || len(lost.Run) != 1 {
+		t.Fatalf("doctor says of a lost slot: %+v", lost)
+	}
+	if p := start(t, a.env, words(t, lost.Run[0])...); p.code() != 0 || !strings.Contains(p.output(), "wal_removed") {
 		t.Fatalf("resume: %s", p.output())
 	}
 	a.startService()
 	a.awaitActive(a.service)
+	if f := look(t, a.env, 0)["slot"]; f.Severity != doctor.OK {
+		t.Errorf("after its remedy doctor says: %+v", f)
+	}
 	a.play(e, story, engine.Exec{Partition: 2, ID: uuid.New()})
 	a.caughtUp(a.service)
 	if got := a.stored(); len(got) != 7 || !strings.Contains(string(got[3].body), `"reason":"slot_invalidated"`) {

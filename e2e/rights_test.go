@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -110,22 +109,10 @@ func (w *world) subscriber() map[string]string {
 
 func unchanged(text string) string { return text }
 
-// findings runs doctor.
+// findings runs doctor as the service's user.
 func (w *world) findings(code int) map[string]doctor.Finding {
 	w.t.Helper()
-	d := start(w.t, w.service(), "doctor", "--json")
-	if got := d.code(); got != code {
-		w.t.Fatalf("doctor ends with %d, want %d: %s", got, code, d.output())
-	}
-	var all []doctor.Finding
-	if err := json.NewDecoder(strings.NewReader(d.output())).Decode(&all); err != nil {
-		w.t.Fatalf("%v: %s", err, d.output())
-	}
-	byID := make(map[string]doctor.Finding)
-	for _, f := range all {
-		byID[f.ID] = f
-	}
-	return byID
+	return look(w.t, w.service(), code)
 }
 
 // TestLeastPrivilege: with the rights that the scripts give, and no others, both

@@ -57,7 +57,7 @@ func TestLiterals(t *testing.T) {
 			t.Fatal(err)
 		}
 		exec("UPDATE "+c.table+" SET "+c.column+" = $1", "levitating")
-		if f := check(); f.Severity != Warning || f.Why == "" || !strings.Contains(f.Found, fmt.Sprintf("%s: %s: 'levitating'", x, c.column)) {
+		if f := check(); f.Severity != Warning || f.Why == "" || !strings.Contains(f.Found, c.column+": 'levitating'") || !strings.Contains(f.Found, x.String()) {
 			t.Errorf("%s: %+v", c.column, f)
 		}
 		exec("UPDATE "+c.table+" SET "+c.column+" = $1", was)

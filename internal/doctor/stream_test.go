@@ -1,0 +1,209 @@
+package doctor
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream/internal/publish"
+	"github.com/ffstream/ffstream/internal/testenv"
+)
+
+var testStream = publish.Config{Stream: "DOCTOR", Prefix: "doctor", SystemID: 7, Slot: "s", Replicas: 1, MaxAge: time.Hour}
+
+func mustJetStream(t *testing.T, url string) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	nc, err := nats.Connect(url, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return nc, js
+}
+
+// TestAccount provokes each limit of an account and raises it as the finding says.
+func TestAccount(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	configure := func(limits string) {
+		t.Helper()
+		text := "accounts { A {\n" + limits + "\nusers [ { user: a, password: a } ] } }\nno_auth_user: a\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const sound = "jetstream { max_file: 64M, max_streams: 2 }"
+	configure(sound)
+	server, err := testenv.StartNATS(testenv.NATSConfig{File: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	check := func() Finding {
+		t.Helper()
+		nc, _ := mustJetStream(t, server.URL())
+		return find(t, Stream(t.Context(), nc, testStream), "jetstream")
+	}
+	for _, c := range []struct {
+		limits   string
+		fill     bool
+		severity Severity
+		why      string
+	}{
+		{"", false, Fault, "enable it for the account"},
+		{"jetstream { max_file: 64M, max_streams: 1 }", false, Fault, "raise max_streams"},
+		{"jetstream { max_file: 64M, max_streams: 2, max_bytes_required: true }", false, Fault, "set max_bytes_required to false"},
+		{"jetstream { max_file: 40K, max_streams: 2 }", true, Warning, "raise max_file"},
+	} {
+		server.Stop()
+		configure(c.limits)
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if c.fill {
+			nc, js := mustJetStream(t, server.URL())
+			if _, err := publish.Open(t.Context(), nc, testStream, true); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := js.Publish(t.Context(), "doctor.x", make([]byte, 38_000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if f := check(); f.Severity != c.severity || !strings.Contains(f.Why, c.why) {
+			t.Errorf("%s: %+v", c.limits, f)
+		}
+		server.Stop()
+		configure(sound)
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if f := check(); f.Severity != OK {
+			t.Errorf("%s, then more: %+v", c.limits, f)
+		}
+	}
+}
+
+// TestWriter: a message that is not this service's is found, whoever wrote it; and a
+// stream without the bucket that belongs to it, which is not made by looking.
+func TestWriter(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	server, err := testenv.StartNATS(testenv.NATSConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	nc, js := mustJetStream(t, server.URL())
+	cfg := testStream
+	look := func(id string) Finding { t.Helper(); return find(t, Stream(ctx, nc, cfg), id) }
+	if _, err := publish.Open(ctx, nc, cfg, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"writer", "replicas", "nats-clock"} {
+		if f := look(id); f.Severity != OK || f.Why != "" {
+			t.Errorf("an empty stream: %+v", f)
+		}
+	}
+	if _, err := js.Publish(ctx, "doctor.x", []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if f := look("writer"); f.Severity != Fault || !strings.Contains(f.Found, "another writer") {
+		t.Errorf("a message of another writer: %+v", f)
+	}
+	if err := js.DeleteKeyValue(ctx, publish.Bucket(cfg.Stream)); err != nil {
+		t.Fatal(err)
+	}
+	if f := look("stream"); f.Severity != Fault || len(f.Run) == 0 {
+		t.Errorf("a stream without its note: %+v", f)
+	}
+	if _, err := js.KeyValue(ctx, publish.Bucket(cfg.Stream)); err == nil {
+		t.Error("looking made the bucket")
+	}
+	cfg.SystemID = 8
+	if _, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: publish.Bucket(cfg.Stream)}); err != nil {
+		t.Fatal(err)
+	}
+	if f := look("stream"); f.Severity != Fault || !strings.Contains(f.Found, "name another stream (--stream)") {
+		t.Errorf("a stream of another database: %+v", f)
+	}
+	cfg.Stream, cfg.Prefix = "ANOTHER", "another" // which is what the finding asks for
+	if f := look("stream"); f.Severity != OK {
+		t.Errorf("another stream: %+v", f)
+	}
+}
+
+var editCommand = regexp.MustCompile(`^nats stream edit (\S+) --replicas=(\d+) --force$`)
+
+// TestReplicas: in a cluster one replica is a warning, whose remedy is executed, and
+// so is a replica that is away.
+func TestReplicas(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	servers := testenv.Cluster(t, 3)
+	nc, js := mustJetStream(t, servers[0].URL())
+	retry := func(what string, f func() error) {
+		t.Helper()
+		for err := f(); err != nil; err = f() {
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	}
+	retry("make the stream", func() error { _, err := publish.Open(ctx, nc, testStream, true); return err })
+	look := func() Finding { return find(t, Stream(ctx, nc, testStream), "replicas") }
+	before := look()
+	if before.Severity != Warning || len(before.Run) != 2 {
+		t.Fatalf("one replica in a cluster: %+v", before)
+	}
+	for _, command := range before.Run { // what the nats program sends for it
+		m := editCommand.FindStringSubmatch(command)
+		if m == nil {
+			t.Fatalf("%q is no command that this test knows", command)
+		}
+		retry(command, func() error {
+			stream, err := js.Stream(ctx, m[1])
+			if err != nil {
+				return err
+			}
+			cfg := stream.CachedInfo().Config
+			if cfg.Replicas, err = strconv.Atoi(m[2]); err != nil {
+				return err
+			}
+			_, err = js.UpdateStream(ctx, cfg)
+			return err
+		})
+	}
+	settle := func(want Severity, says string) {
+		t.Helper()
+		for f := look(); f.Severity != want || !strings.Contains(f.Found, says); f = look() {
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+				t.Fatalf("want %s: %+v", want, f)
+			}
+		}
+	}
+	settle(OK, "3 replicas")
+	away := servers[2]
+	away.Kill()
+	settle(Warning, "offline or behind")
+	if err := away.Start(); err != nil {
+		t.Fatal(err)
+	}
+	settle(OK, "3 replicas")
+}
