@@ -154,9 +154,14 @@ func TestReplicas(t *testing.T) {
 	defer cancel()
 	servers := testenv.Cluster(t, 3)
 	nc, js := mustJetStream(t, servers[0].URL())
-	retry := func(what string, f func() error) {
+	retry := func(what string, f func(context.Context) error) {
 		t.Helper()
-		for err := f(); err != nil; err = f() {
+		try := func() error { // a cluster without a leader gives no answer
+			trying, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			return f(trying)
+		}
+		for err := try(); err != nil; err = try() {
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-ctx.Done():
@@ -164,8 +169,17 @@ func TestReplicas(t *testing.T) {
 			}
 		}
 	}
-	retry("make the stream", func() error { _, err := publish.Open(ctx, nc, testStream, true); return err })
-	look := func() Finding { return find(t, Stream(ctx, nc, testStream), "replicas") }
+	retry("make the stream", func(ctx context.Context) error { _, err := publish.Open(ctx, nc, testStream, true); return err })
+	look := func() Finding {
+		looking, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		for _, f := range Stream(looking, nc, testStream) {
+			if f.ID == "replicas" {
+				return f
+			}
+		}
+		return Finding{} // there is no leader now
+	}
 	before := look()
 	if before.Severity != Warning || len(before.Run) != 2 {
 		t.Fatalf("one replica in a cluster: %+v", before)
@@ -175,7 +189,7 @@ func TestReplicas(t *testing.T) {
 		if m == nil {
 			t.Fatalf("%q is no command that this test knows", command)
 		}
-		retry(command, func() error {
+		retry(command, func(ctx context.Context) error {
 			stream, err := js.Stream(ctx, m[1])
 			if err != nil {
 				return err
