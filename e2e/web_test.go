@@ -16,7 +16,7 @@ import (
 	"github.com/ffstream/ffstream/migrations"
 )
 
-var servedAt = regexp.MustCompile(`"msg":"HTTP is served","addr":"([^"]+)"`)
+var servedAt = regexp.MustCompile(`"?msg"?[:=]"HTTP is served",? ?"?addr"?[:=]"?([^"\s]+)`)
 
 // get asks a running program.
 func (p *process) get(path string) (int, string) {

@@ -53,9 +53,8 @@ func Handler(cfg Config) http.Handler {
 	mux.HandleFunc("GET /readyz", cfg.ready)
 	mux.HandleFunc("GET /status", cfg.status)
 	mux.Handle("GET /metrics", cfg.metrics())
-	if cfg.Pprof {
+	if cfg.Pprof { // without the command line, which may hold a password
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
