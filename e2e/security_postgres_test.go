@@ -116,7 +116,7 @@ func TestPostgresAuthentication(t *testing.T) {
 			}, []string{"server is not trusted", "unknown authority", "sslrootcert"}},
 		{"by_certificate", "certificates", func(b string) env { return certificate(b, client) }, func(b string) env { return certificate(b, somebody) }, []string{"authentication failed", "sslcert"}},
 		{"foreign_certificate", "certificates", func(b string) env { return certificate(b, g.ca.client("foreign_certificate")) },
-			func(b string) env { return certificate(b, stranger) }, []string{"authentication failed", "sslcert"}},
+			func(b string) env { return certificate(b, stranger) }, []string{"authentication failed", "remote error: tls: ", "sslcert"}},
 		{"no_certificate", "certificates", func(b string) env { return certificate(b, g.ca.client("no_certificate")) },
 			func(b string) env { return env{"FFSTREAM_DATABASE_URL": b} }, []string{"authentication failed", "sslcert"}},
 	} {

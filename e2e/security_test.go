@@ -61,7 +61,7 @@ func natsMethods(t testing.TB) []method {
 		name: "client certificate", conf: tls + "verify: true }", client: []nats.Option{nats.RootCAs(ca.file), nats.ClientCert(client.cert, client.key)},
 		right:   map[string]string{"FFSTREAM_NATS_CA_FILE": ca.file, "FFSTREAM_NATS_CERT_FILE": client.cert, "FFSTREAM_NATS_KEY_FILE": client.key},
 		wrong:   map[string]string{"FFSTREAM_NATS_CERT_FILE": stranger.cert, "FFSTREAM_NATS_KEY_FILE": stranger.key},
-		says:    []string{"--nats-cert-file"}, // the alert that says more may be lost with the connection
+		says:    []string{"NATS authentication failed", "remote error: tls: ", "--nats-cert-file"},
 		secrets: []string{readFile(t, client.key), readFile(t, stranger.key)},
 	}, {
 		name: "token", conf: fmt.Sprintf("authorization { token: %q }", rightSecret), client: []nats.Option{nats.Token(rightSecret)},

@@ -35,6 +35,7 @@ func (f *databaseFlags) config() (*pgconn.Config, error) {
 		cfg.Password = now.Password
 		return conn, nil
 	}
+	listenToPostgres(cfg)
 	f.renew(cfg.TLSConfig)
 	for _, b := range cfg.Fallbacks {
 		f.renew(b.TLSConfig)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -84,10 +85,12 @@ func hasUser(servers string) bool {
 	return false
 }
 
+const natsDialTimeout = 5 * time.Second
+
 // options is how a connection authenticates. Secrets that change are found by the
 // next reconnect; one that cannot be read then is the last one that could.
 func (a *natsAuth) options(log *slog.Logger) ([]nats.Option, error) {
-	var options []nats.Option
+	options := []nats.Option{nats.SetCustomDialer(natsDialer{natsDialTimeout})}
 	switch {
 	case a.NATSUser != "":
 		password, err := newSecret("--nats-password-file", a.NATSPasswordFile, log)

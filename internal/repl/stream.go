@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Stream, error) {
 	dial := conn.DialFunc
 	conn.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := dial(ctx, network, addr)
-		if tcp, ok := c.(*net.TCPConn); ok {
+		if tcp, ok := c.(interface{ SetReadBuffer(bytes int) error }); ok && err == nil {
 			// A large window lets the walsender run ahead between two bulk reads.
 			if err := tcp.SetReadBuffer(socketBuffer); err != nil {
 				return nil, errors.Join(fmt.Errorf("set socket buffer: %w", err), c.Close())
