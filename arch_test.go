@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"internal/repl/pgoutput":  {},
 	"internal/normalize":      {"internal/repl/pgoutput"},
 	"internal/publish":        {},
-	"internal/backfill":       {},
+	"internal/backfill":       {"internal/publish"},
 	"internal/shard":          {"internal/repl", "internal/repl/pgoutput", "internal/normalize", "internal/publish", "internal/backfill"},
 	"internal/read":           {"internal/normalize"},
 	"internal/web":            {"internal/shard"},

@@ -146,6 +146,9 @@ func whole(t *testing.T, w *world) {
 			t.Errorf("doctor says of a service at work: %+v", f)
 		}
 	}
+	if p := start(t, w.service(), "backfill", "--wait"); p.code() != 0 || !strings.Contains(p.output(), " is completed: 1 executions read") {
+		t.Errorf("a backfill: %s", p.output())
+	}
 	p.stop()
 	for _, line := range strings.Split(p.output(), "\n") {
 		if strings.Contains(line, `"level":"WARN"`) && !strings.Contains(line, "allow_") {
@@ -216,6 +219,12 @@ func postgresRights(t *testing.T, s *strict, w *world) {
 	}
 	for _, column := range []string{"partition_key", "execution_id", "attempt_index", "outcome"} {
 		cases = append(cases, struct{ take, give, says, finding string }{"REVOKE SELECT (" + column + ") ON ff_attempt FROM ffstream", "", "", "literals"})
+	}
+	for _, column := range []string{"flow_id", "lane_id", "priority", "created_at_ms", "terminal_at_ms", "started_at_ms", "xmax", "tableoid"} {
+		cases = append(cases, struct{ take, give, says, finding string }{"REVOKE SELECT (" + column + ") ON ff_exec_core FROM ffstream", "", "", "backfill"})
+	}
+	for _, column := range []string{"worker_id", "worker_instance_id", "lease_epoch", "lease_expires_at_ms", "started_at_ms", "terminal_at_ms"} {
+		cases = append(cases, struct{ take, give, says, finding string }{"REVOKE SELECT (" + column + ") ON ff_attempt FROM ffstream", "", "", "backfill"})
 	}
 	for _, c := range cases {
 		s.exec(t, c.take)

@@ -35,6 +35,19 @@ GRANT SELECT (attempt_index, lifecycle_phase, ownership_state, eligibility_state
 GRANT SELECT (partition_key, execution_id, attempt_index, outcome)
   ON public.ff_attempt TO ffstream;
 
+-- The rest of what an event has: a backfill reads it. (xmax and tableoid tell rows
+-- that somebody is changing.)
+GRANT SELECT (flow_id, lane_id, priority, created_at_ms, terminal_at_ms, xmax, tableoid)
+  ON public.ff_exec_core TO ffstream;
+GRANT SELECT (worker_id, worker_instance_id, lease_epoch, lease_expires_at_ms, started_at_ms, terminal_at_ms)
+  ON public.ff_attempt TO ffstream;
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'public.ff_exec_core'::regclass AND attname = 'started_at_ms') THEN
+    GRANT SELECT (started_at_ms) ON public.ff_exec_core TO ffstream; -- since the engine's migration 0016
+  END IF;
+END $$;
+
 -- The engine's ledger of migrations: `doctor` tells the schema's version.
 DO $$
 BEGIN
@@ -43,7 +56,7 @@ BEGIN
   END IF;
 END $$;
 
--- The heartbeat, where EXECUTE was taken from PUBLIC.
+-- Heartbeats and a backfill's watermarks, where EXECUTE was taken from PUBLIC.
 DO $$
 DECLARE f regprocedure;
 BEGIN

@@ -25,9 +25,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // What a caller may ask about an error.
@@ -151,7 +153,10 @@ const (
 )
 
 // Store is the bucket. It may be used by many goroutines.
-type Store struct{ kv jetstream.KeyValue }
+type Store struct {
+	kv jetstream.KeyValue
+	nc *nats.Conn // the caller's
+}
 
 // Open finds the bucket of that name.
 func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, error) {
@@ -162,22 +167,19 @@ func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, e
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", bucket, err)
 	}
-	return &Store{kv}, nil
+	return &Store{kv, js.Conn()}, nil
 }
 
 // read decodes a value and gives its revision, 0 when there is none.
 func (s *Store) read(ctx context.Context, key string, v any) (uint64, error) {
-	entry, err := s.kv.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return 0, nil
+	value, revision, err := publish.ReadValue(ctx, s.nc, s.kv.Bucket(), key)
+	if err != nil || value == nil {
+		return 0, err
 	}
-	if err != nil {
+	if err := json.Unmarshal(value, v); err != nil {
 		return 0, fmt.Errorf("read %s: %w", key, err)
 	}
-	if err := json.Unmarshal(entry.Value(), v); err != nil {
-		return 0, fmt.Errorf("read %s: %w", key, err)
-	}
-	return entry.Revision(), nil
+	return revision, nil
 }
 
 // Current gives the latest order and its report; false when there never was one.

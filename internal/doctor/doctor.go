@@ -57,6 +57,7 @@ var checks = []check{
 	{"role-replication", role},
 	{"grants", grants},
 	{"heartbeat", heartbeat},
+	{"backfill", backfill},
 	{"engine-schema", engineSchema},
 	{"source", source},
 	{"literals", literals},

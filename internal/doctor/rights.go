@@ -51,6 +51,34 @@ func sampled() []columns {
 	}
 }
 
+// filled are what a backfill reads beside. What the table lacks is no right.
+func filled() []columns {
+	return []columns{
+		{"ff_exec_core", []string{
+			"flow_id", "lane_id", "priority", "created_at_ms", "terminal_at_ms", "started_at_ms", "xmax", "tableoid",
+			"attempt_index", "lifecycle_phase", "ownership_state", "eligibility_state", "public_state", "attempt_state",
+		}},
+		{"ff_attempt", []string{
+			"partition_key", "execution_id", "attempt_index", "outcome",
+			"worker_id", "worker_instance_id", "lease_epoch", "lease_expires_at_ms", "started_at_ms", "terminal_at_ms",
+		}},
+	}
+}
+
+func backfill(ctx context.Context, tx pgx.Tx, _ Config) (Finding, error) {
+	missing, _, err := missingGrants(ctx, tx, filled())
+	if err != nil {
+		return Finding{}, err
+	}
+	if len(missing) > 0 {
+		return Finding{
+			Severity: Warning, Found: "the role may not read all that a backfill does", Remedy: missing,
+			Why: "transitions do not need it; a backfill, also the initial one, would wait for it",
+		}, nil
+	}
+	return Finding{Severity: OK, Found: "the role may read what a backfill does"}, nil
+}
+
 // rightsSQL finds a table, also where a schema that the role may not use hides it.
 const rightsSQL = `SELECT current_user::text, n.nspname::text, has_schema_privilege(n.oid, 'USAGE'),
 		ARRAY(SELECT quote_ident(a.attname) FROM pg_catalog.pg_attribute a

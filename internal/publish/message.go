@@ -16,15 +16,35 @@ type messageRequest struct {
 	LastBySubject string `json:"last_by_subj,omitempty"`
 }
 
+// ReadValue reads a key of a bucket from its leader, which direct reads do not ask,
+// and gives its revision; 0 when there is no value.
+func ReadValue(ctx context.Context, nc *nats.Conn, bucket, key string) (value []byte, revision uint64, err error) {
+	msg, err := getMessage(ctx, nc, "KV_"+bucket, messageRequest{LastBySubject: "$KV." + bucket + "." + key})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("read key %s of bucket %s: %w", key, bucket, classify(err))
+	}
+	if msg.Header.Get("KV-Operation") != "" { // deleted
+		return nil, msg.Sequence, nil
+	}
+	return msg.Data, msg.Sequence, nil
+}
+
 // getMessage asks a stream's leader for one message.
 func (s *Stream) getMessage(ctx context.Context, stream string, which messageRequest) (*jetstream.RawStreamMsg, error) {
+	return getMessage(ctx, s.nc, stream, which)
+}
+
+func getMessage(ctx context.Context, nc *nats.Conn, stream string, which messageRequest) (*jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	request, err := json.Marshal(which)
 	if err != nil {
 		return nil, err
 	}
-	reply, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, request)
+	reply, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, request)
 	if err != nil {
 		return nil, err
 	}

@@ -51,19 +51,12 @@ func (s *Stream) openBucket(ctx context.Context, replicas int) error {
 // ReadNote reads the note from its leader, nil when there is none. What is
 // written next replaces what was read here.
 func (s *Stream) ReadNote(ctx context.Context) ([]byte, error) {
-	msg, err := s.getMessage(ctx, "KV_"+Bucket(s.cfg.Stream), messageRequest{LastBySubject: s.noteSubject()})
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		s.noteRevision = 0
-		return nil, nil
-	}
+	data, revision, err := ReadValue(ctx, s.nc, Bucket(s.cfg.Stream), noteKey)
 	if err != nil {
-		return nil, fmt.Errorf("read note of stream %s: %w", s.cfg.Stream, classify(err))
+		return nil, fmt.Errorf("read note of stream %s: %w", s.cfg.Stream, err)
 	}
-	s.noteRevision = msg.Sequence
-	if msg.Header.Get("KV-Operation") != "" { // deleted by hand
-		return nil, nil
-	}
-	return msg.Data, nil
+	s.noteRevision = revision
+	return data, nil
 }
 
 // noteMessage replaces the revision that is known.

@@ -29,11 +29,10 @@ const (
 	absent = `(SELECT NULL::bigint AS started_at_ms, NULL::integer AS lease_reclaim_count) AS absent`
 
 	// core is the table's row under names that absent can stand in for.
-	core = `SELECT ` + coreColumns + `
-	FROM ff_exec_core`
-	coreColumns = `partition_key, execution_id, flow_id, lane_id, attempt_index, lifecycle_phase, ownership_state,
+	core = `SELECT partition_key, execution_id, flow_id, lane_id, attempt_index, lifecycle_phase, ownership_state,
 		eligibility_state, public_state, attempt_state, blocking_reason, cancellation_reason, cancelled_by, priority,
-		created_at_ms, terminal_at_ms, deadline_at_ms, raw_fields, started_at_ms, lease_reclaim_count`
+		created_at_ms, terminal_at_ms, deadline_at_ms, raw_fields, started_at_ms, lease_reclaim_count
+	FROM ff_exec_core`
 
 	attemptColumns = `a.attempt_index, a.worker_id, a.worker_instance_id, a.lease_epoch, a.lease_expires_at_ms,
 	a.started_at_ms, a.terminal_at_ms, a.outcome`
@@ -111,10 +110,12 @@ const (
 const (
 	chunkOf = `, ` + key + infoOf + `, ` + attemptColumns + `
 	FROM (SELECT pg_current_snapshot()::text AS saw) AS w LEFT JOIN (` + absent + ` CROSS JOIN LATERAL (
-		SELECT ` + coreColumns + `, xmax::text = '0' AS settled, tableoid AS leaf FROM ff_exec_core WHERE partition_key = $1::smallint`
+		SELECT partition_key, execution_id, flow_id, lane_id, attempt_index, lifecycle_phase, ownership_state, eligibility_state,
+			public_state, attempt_state, blocking_reason, cancellation_reason, cancelled_by, priority, created_at_ms, terminal_at_ms,
+			raw_fields, started_at_ms, xmax::text = '0' AS settled, tableoid AS leaf FROM ff_exec_core WHERE partition_key = $1::smallint`
 	chunkEnd = `
 	) AS c LEFT JOIN LATERAL (
-		SELECT a.*, a.attempt_index AS found_index, a.outcome AS found_outcome FROM ff_attempt a
+		SELECT ` + attemptColumns + `, a.attempt_index AS found_index, a.outcome AS found_outcome FROM ff_attempt a
 		WHERE a.partition_key = $1 AND a.execution_id = c.execution_id AND a.attempt_index <= greatest(c.attempt_index, 0)
 		ORDER BY a.attempt_index DESC LIMIT 1
 	) AS a ON true` + started + `) ON true ORDER BY c.execution_id`
