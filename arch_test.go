@@ -29,6 +29,7 @@ var arrows = map[string][]string{
 	"internal/backfill":       {"internal/publish"},
 	"internal/shard":          {"internal/repl", "internal/repl/pgoutput", "internal/normalize", "internal/publish", "internal/backfill"},
 	"internal/read":           {"internal/normalize"},
+	"internal/verify":         {"internal/read", "internal/publish", "internal/shard"},
 	"internal/web":            {"internal/shard"},
 	"internal/doctor":         {"migrations", "internal/publish", "internal/normalize"},
 	"internal/testenv":        {"migrations"},

@@ -19,7 +19,7 @@ func TestCautious(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cautious(database)
+	cautious(database, "test")
 	conn, err := connect(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)

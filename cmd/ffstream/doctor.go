@@ -33,7 +33,7 @@ func (c *doctorCmd) Run(ctx context.Context, term terminal) error {
 	if err != nil {
 		return err
 	}
-	cautious(database)
+	cautious(database, "ffstream doctor")
 	findings := c.source(ctx, database)
 	findings = append(findings, c.sink(ctx, database)...)
 	if err := c.print(term.out, findings); err != nil {
@@ -53,12 +53,12 @@ func (c *doctorCmd) Run(ctx context.Context, term terminal) error {
 
 // cautious makes the connections that are made with database harmless to a
 // production primary: they write nothing and hold nothing up.
-func cautious(database *pgconn.Config) {
-	for name, value := range map[string]string{
+func cautious(database *pgconn.Config, name string) {
+	for key, value := range map[string]string{
 		"default_transaction_read_only": "on", "statement_timeout": "2s", "lock_timeout": "100ms", "idle_in_transaction_session_timeout": "10s",
-		"application_name": "ffstream doctor",
+		"application_name": name,
 	} {
-		database.RuntimeParams[name] = value
+		database.RuntimeParams[key] = value
 	}
 }
 

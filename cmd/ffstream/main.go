@@ -34,6 +34,7 @@ type commands struct {
 	Run      runCmd      `cmd:"" help:"Follow the slot and publish; the sidecar."`
 	Resume   resumeCmd   `cmd:"" help:"Look whether continuity is lost, and go on over a gap."`
 	Backfill backfillCmd `cmd:"" help:"Bring the state of executions that exist already into the stream."`
+	Verify   verifyCmd   `cmd:"" help:"Compare what the stream tells with what the tables say; changes nothing."`
 	Migrate  migrateCmd  `cmd:"" help:"Prepare the source database: publication and replica identity."`
 	Tail     tailCmd     `cmd:"" help:"Print events as they come."`
 	Doctor   doctorCmd   `cmd:"" help:"Say what is wrong with either end and what mends it; changes nothing."`

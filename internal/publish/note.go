@@ -27,6 +27,12 @@ const (
 // Bucket is the name of the key-value bucket that holds a stream's note.
 func Bucket(stream string) string { return stream + bucketSuffix }
 
+// ReadNoteOf reads the note of a stream without opening that, nil when there is none.
+func ReadNoteOf(ctx context.Context, nc *nats.Conn, stream string) ([]byte, error) {
+	data, _, err := ReadValue(ctx, nc, Bucket(stream), noteKey)
+	return data, err
+}
+
 func (s *Stream) noteSubject() string { return "$KV." + Bucket(s.cfg.Stream) + "." + noteKey }
 
 // openBucket finds the bucket or creates it. One that is created anew for a

@@ -221,6 +221,35 @@ func (r *chunkRow) event(id ffstream.ExecutionID) (ffstream.Event, error) {
 	return e, nil
 }
 
+// StatePage reads the effective states of the next executions of a partition, in
+// the order of their UUIDs, and calls set with each. It returns the last, absent
+// when nothing is behind it.
+func StatePage(ctx context.Context, q Querier, partition int16, after ffstream.Opt[uuid.UUID], limit int, set func(id ffstream.ExecutionID, state ffstream.PublicState, err error)) (last ffstream.Opt[uuid.UUID], err error) {
+	const op = "read states"
+	args := []any{pgx.QueryExecModeExec, partition, int64(limit), nil}
+	if after.OK {
+		args[3] = after.V.String()
+	}
+	rows, err := q.Query(ctx, pageSQL, args...)
+	n := 0
+	if err == nil {
+		var key keyRow
+		var row stateRow
+		_, err = pgx.ForEachRow(rows, row.appendTo([]any{&key.partition, &key.id}), func() error {
+			id := ffstream.NewExecutionID(uint16(key.partition), key.id.Bytes)
+			v, err := row.evaluate(id)
+			set(id, v.Vector.PublicState, explain(op, id, err))
+			n, last.V = n+1, key.id.Bytes
+			return nil
+		})
+	}
+	if err != nil {
+		return last, fmt.Errorf("%s of partition %d: %w", op, uint16(partition), remedy(err))
+	}
+	last.OK = n == limit
+	return last, nil
+}
+
 // NextPartition gives the smallest partition key from which on rows exist, and
 // false when there is none.
 func NextPartition(ctx context.Context, q Querier, from int16) (int16, bool, error) {

@@ -126,6 +126,9 @@ const (
 	// listedSQL takes every row that it finds for settled: its caller knows better.
 	listedSQL = `SELECT w.saw, c.leaf, CASE WHEN c.settled IS NOT NULL THEN true END` + chunkOf + ` AND execution_id = ANY ($2::text[]::uuid[])` + chunkEnd
 
+	pageSQL = `SELECT ` + key + literals + failure + ofCore + found + ` WHERE c.partition_key = $1::smallint
+		AND ($3::text IS NULL OR c.execution_id > $3::text::uuid) ORDER BY c.execution_id LIMIT $2::bigint`
+
 	// writersSQL is changingSQL for one leaf: who changed a row there holds a lock on
 	// the leaf too.
 	writersSQL = changing + ` AND l.relation = $1::oid`

@@ -69,6 +69,17 @@ func (n *note) encode() []byte {
 	return b
 }
 
+// Noted reads from a stream's note how far the log is dealt with: every event of
+// what committed before end is stored. The zero LSN stands for a note that is not
+// there.
+func Noted(data []byte) (end ffstream.LSN, err error) {
+	n, err := decodeNote(data)
+	if err != nil || n == nil {
+		return 0, err
+	}
+	return n.last().End, nil
+}
+
 func decodeNote(b []byte) (*note, error) {
 	if b == nil {
 		return nil, nil

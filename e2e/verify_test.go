@@ -1,0 +1,220 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream/internal/testenv/engine"
+	"github.com/ffstream/ffstream/migrations"
+)
+
+// differences runs verify, and gives what it finds by kind.
+func (w *world) differences(code int, args ...string) map[string][]string {
+	w.t.Helper()
+	p := start(w.t, w.env(), append([]string{"verify", "--json"}, args...)...)
+	if got := p.code(); got != code {
+		w.t.Fatalf("verify ends with %d, want %d: %s", got, code, p.output())
+	}
+	found := map[string][]string{}
+	for line := range strings.Lines(p.output()) {
+		var d struct {
+			Kind, Told, Is string
+			ID             string `json:"execution_id"`
+		}
+		if json.Unmarshal([]byte(line), &d) == nil && d.Kind != "" {
+			found[d.Kind] = append(found[d.Kind], fmt.Sprintf("%s %s %s", d.ID, d.Told, d.Is))
+		}
+	}
+	return found
+}
+
+// one gives an execution of a partition.
+func (w *world) one(partition int) (id string) {
+	w.t.Helper()
+	w.must(w.db.Pool.QueryRow(context.Background(), "SELECT '{fp:' || partition_key || '}:' || execution_id FROM ff_exec_core WHERE partition_key = $1 ORDER BY execution_id LIMIT 1", partition).Scan(&id))
+	return id
+}
+
+// lastOf is the sequence of the last message about an execution.
+func (w *world) lastOf(id string) (sequence uint64) {
+	w.t.Helper()
+	n := uint64(0)
+	w.each(func(m message) {
+		n++
+		if parsed(w.t, m).Data.ExecutionID == id {
+			sequence = n
+		}
+	})
+	return sequence
+}
+
+// TestVerify finds what was lost, what was made up and what was changed unseen, and
+// a repair mends each.
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run()
+	w.populate(1200)
+	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'active' WHERE lane_id = 'bulk' AND partition_key IN (3, 4, 5)")
+	w.caughtUp(p)
+	if found := w.differences(0); len(found) > 0 {
+		t.Fatalf("of a stream that is right: %v", found)
+	}
+	deleted, lost, edited, gone := w.one(3), w.one(200), w.one(4), w.one(5)
+	p.stop()
+
+	stream := w.jetstream()
+	w.must(stream.DeleteMsg(t.Context(), w.lastOf(deleted))) // told to be waiting again
+	w.must(stream.DeleteMsg(t.Context(), w.lastOf(lost)))    // never told
+	// A publication without the table sends nothing of what is changed meanwhile.
+	w.exec("ALTER PUBLICATION ffstream DROP TABLE ff_exec_core")
+	w.exec(fmt.Sprintf("UPDATE ff_exec_core SET lifecycle_phase = 'suspended' WHERE '{fp:' || partition_key || '}:' || execution_id = '%s'", edited))
+	w.exec(fmt.Sprintf("DELETE FROM ff_exec_core WHERE '{fp:' || partition_key || '}:' || execution_id = '%s'", gone))
+	w.orders("migrate")
+	if text := w.orders("resume", "--accept-gap"); !strings.Contains(text, "Accepted") {
+		t.Fatal(text)
+	}
+	p = w.run()
+	want := map[string]string{"missing": lost + "  waiting", "surplus": gone + " active purged"}
+	found := w.differences(1)
+	for kind, one := range want {
+		if len(found[kind]) != 1 || found[kind][0] != one {
+			t.Errorf("%s: %v, want %s", kind, found[kind], one)
+		}
+	}
+	differing := strings.Join(found["differing"], ", ")
+	if len(found["differing"]) != 2 || !strings.Contains(differing, deleted+" waiting active") || !strings.Contains(differing, edited+" active suspended") {
+		t.Errorf("differing: %s", differing)
+	}
+	if found := w.differences(1, "--partition", "4", "--ignore-missing"); len(found["differing"]) != 1 || len(found) != 1 {
+		t.Errorf("of one partition: %v", found)
+	}
+	if found := w.differences(0, "--partition", "200", "--ignore-missing"); len(found) != 0 {
+		t.Errorf("of one whose missing are ignored: %v", found)
+	}
+	some := 0
+	for seed := range 8 {
+		for _, list := range w.differencesAny("--sample", "0.5", "--seed", fmt.Sprint(seed)) {
+			some += len(list)
+		}
+	}
+	if some == 0 || some == 32 {
+		t.Errorf("of 8 halves %d of 32 were found", some)
+	}
+	if p := start(t, w.env(), "verify", "--repair"); p.code() != 1 || !strings.Contains(p.output(), "of what differs is ordered") {
+		t.Fatalf("repair: %s", p.output())
+	}
+	if r := w.backfilled(p); r.Published != 4 {
+		t.Errorf("the repair: %+v", r)
+	}
+	w.caughtUp(p)
+	repaired := map[string]string{}
+	w.each(func(m message) {
+		if e := parsed(t, m); e.Data.Repair {
+			known := "nothing"
+			if e.Data.Known != nil {
+				known = *e.Data.Known
+			}
+			repaired[e.Data.ExecutionID] = known + " " + e.Data.To
+		}
+	})
+	for id, text := range map[string]string{deleted: "waiting active", lost: "nothing waiting", edited: "active suspended", gone: "active purged"} {
+		if repaired[id] != text {
+			t.Errorf("%s is repaired as %q, want %q", id, repaired[id], text)
+		}
+	}
+	if found := w.differences(0); len(found) > 0 {
+		t.Errorf("after the repair: %v", found)
+	}
+	p.stop()
+}
+
+// differencesAny is differences whatever the exit code is.
+func (w *world) differencesAny(args ...string) map[string][]string {
+	w.t.Helper()
+	p := start(w.t, w.env(), append([]string{"verify", "--json"}, args...)...)
+	return w.differences(p.code(), args...)
+}
+
+// TestVerifyPurged: a range of the stream is gone.
+func TestVerifyPurged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run()
+	w.exec(fmt.Sprintf(insertBulk, 300))
+	w.caughtUp(p)
+	p.stop()
+	w.must(w.jetstream().Purge(t.Context(), jetstream.WithPurgeSequence(101)))
+	w.orders("resume", "--accept-gap")
+	p = w.run()
+	if found := w.differences(1); len(found["missing"]) != 100 || len(found) != 1 {
+		t.Errorf("%v", found)
+	}
+	p.stop()
+	// What the service has not dealt with is no difference.
+	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'active'")
+	if p := start(t, w.env(), "verify", "--timeout", "1s"); p.code() != 1 || !strings.Contains(oneError(t, p), "stream is behind the database") {
+		t.Errorf("a service that is away: %s", p.output())
+	}
+}
+
+// TestVerifyUnderLoad: nothing is found while writers and a backfill go on.
+func TestVerifyUnderLoad(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	w.exec(fmt.Sprintf(insertBulk, 2000))
+	p := start(t, w.with(map[string]string{"FFSTREAM_BACKFILL": "initial"}), "run")
+	w.awaitActive(p)
+	w.backfilled(p)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = engine.Run(ctx, w.db.Pool, engine.WorkloadConfig{Version: engine.Newest, Writers: 3, Rate: 60, Seed: 1})
+	})
+	wg.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			_, err := w.db.Pool.Exec(ctx, fmt.Sprintf("UPDATE ff_exec_core SET lifecycle_phase = CASE lifecycle_phase WHEN 'active' THEN 'suspended' ELSE 'active' END WHERE lane_id = 'bulk' AND partition_key %% 16 = %d", i%16))
+			if err != nil && ctx.Err() == nil && !strings.Contains(err.Error(), "40P01") {
+				t.Error(err)
+			}
+		}
+	})
+	for range 3 {
+		if found := w.differences(0); len(found) > 0 {
+			t.Errorf("%v", found)
+		}
+		w.orders("backfill")
+		w.backfilled(p)
+	}
+	stop()
+	wg.Wait()
+	p.stop()
+}
+
+// TestVerifyRefuses: what cannot be compared is said to be so.
+func TestVerifyRefuses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"--sample", "0"}, 2, "--sample 0: want a part above 0"},
+		{[]string{"--sample", "2"}, 2, "--sample 2: want a part above 0"},
+		{[]string{"--timeout", "0s"}, 2, "--timeout 0s: want more than 0"},
+		{nil, 1, "stream not found"},
+	} {
+		p := start(t, w.env(), append([]string{"verify"}, c.args...)...)
+		if p.code() != c.code || !strings.Contains(oneError(t, p), c.says) {
+			t.Errorf("%s: %d %s", c.args, p.code(), p.output())
+		}
+	}
+}
