@@ -22,6 +22,7 @@ run: postgres build ## Set up and run the demo on real servers
 .PHONY: test
 test: postgres ## Set up and pass all tests
 	$(GO) test -race -count=1 -timeout 20m ./...
+	cd deploy && $(GO) test -count=1 ./...
 
 .PHONY: lint
 lint: ## Run the linters
