@@ -45,5 +45,5 @@ type natsDialer struct{ timeout time.Duration }
 
 // Dial implements nats.CustomDialer.
 func (d natsDialer) Dial(network, addr string) (net.Conn, error) {
-	return listening((&net.Dialer{Timeout: d.timeout}).Dial(network, addr)) //nolint:noctx // the interface has none
+	return listening((&net.Dialer{Timeout: d.timeout}).Dial(network, addr))
 }

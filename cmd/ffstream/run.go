@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
 
+	"github.com/ffstream/ffstream/internal/project"
 	"github.com/ffstream/ffstream/internal/publish"
 	"github.com/ffstream/ffstream/internal/repl"
 	"github.com/ffstream/ffstream/internal/shard"
@@ -57,6 +58,7 @@ type runCmd struct {
 	Heartbeat       time.Duration `help:"How often a logical message is written into the log, to measure the delay of the stream; 0 never." env:"FFSTREAM_HEARTBEAT" default:"10s"`
 	Backfill        string        `help:"initial: when the slot is created, the state of every execution that exists comes into the stream; never: only what is ordered with ffstream backfill." env:"FFSTREAM_BACKFILL" default:"initial" enum:"initial,never"`
 	BackfillRate    int           `help:"Most executions that a backfill reads in a second; 0 for any number." env:"FFSTREAM_BACKFILL_RATE" default:"5000"`
+	StateBucket     string        `help:"Name of a JetStream key-value bucket that is kept with the current state of each execution; none without it." env:"FFSTREAM_STATE_BUCKET" placeholder:"BUCKET"`
 	HTTPAddr        string        `name:"http-addr" help:"Where /healthz, /readyz, /status and /metrics are served; off for nowhere." env:"FFSTREAM_HTTP_ADDR" default:"127.0.0.1:9464"`
 	HTTPPprof       bool          `name:"http-pprof" help:"Serve /debug/pprof/ too." env:"FFSTREAM_HTTP_PPROF"`
 	ReadyMaxLag     uint64        `help:"Bytes of WAL that may be unconfirmed while /readyz says yes; 0 for any." env:"FFSTREAM_READY_MAX_LAG" default:"0"`
@@ -74,6 +76,9 @@ func (c *runCmd) check() (*pgconn.Config, error) {
 	}
 	if c.Heartbeat < 0 || c.Heartbeat > 0 && c.Heartbeat < minHeartbeat {
 		return nil, usagef("--heartbeat %s: want 0, or %s or more", c.Heartbeat, minHeartbeat)
+	}
+	if c.StateBucket != "" && (!streamName.MatchString(c.StateBucket) || c.StateBucket == publish.Bucket(c.Stream)) {
+		return nil, usagef("--state-bucket %q: want letters, digits, dashes and underscores, and not the bucket of the stream's note", c.StateBucket)
 	}
 	if c.BackfillRate < 0 {
 		return nil, usagef("--backfill-rate %d: want 0 or more", c.BackfillRate)
@@ -128,8 +133,13 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	cfg.Backfill = &shard.BackfillConfig{Source: backfillSource{filler}, Initial: c.Backfill == backfillInitial, Rate: c.BackfillRate}
 	cfg.Source.Messages = true // heartbeats and watermarks
 	s := shard.New(nc.Conn, cfg)
+	status, stop, err := c.states(ctx, nc.Conn, s, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	if c.HTTPAddr != httpOff {
-		web, err := c.listen(ctx, s, log)
+		web, err := c.listen(ctx, status, log)
 		if err != nil {
 			return err
 		}
@@ -138,10 +148,37 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	return s.Run(ctx)
 }
 
-// listen serves what the shard does.
-func (c *runCmd) listen(ctx context.Context, s *shard.Shard, log *slog.Logger) (*web.Server, error) {
+// states keeps the state bucket, if one is named, and gives the status with it. The
+// caller calls the returned function at the end.
+func (c *runCmd) states(ctx context.Context, nc *nats.Conn, s *shard.Shard, log *slog.Logger) (func() shard.Status, func(), error) {
+	if c.StateBucket == "" {
+		return s.Status, func() {}, nil
+	}
+	p, err := project.New(nc, project.Config{
+		Stream: c.Stream, Prefix: c.SubjectPrefix, Bucket: c.StateBucket, Log: log,
+		Active: func() bool { return s.Status().Role == shard.RoleActive },
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{}) // closed when the projector has ended
+	go func() {
+		defer close(ended)
+		p.Run(ctx)
+	}()
+	status := func() shard.Status {
+		st := s.Status()
+		st.States = shard.States(p.Status())
+		return st
+	}
+	return status, func() { cancel(); <-ended }, nil
+}
+
+// listen serves what the service does.
+func (c *runCmd) listen(ctx context.Context, status func() shard.Status, log *slog.Logger) (*web.Server, error) {
 	srv, err := web.Listen(ctx, c.HTTPAddr, web.Config{
-		Status: s.Status, Version: version(), Pprof: c.HTTPPprof, Log: log,
+		Status: status, Version: version(), Pprof: c.HTTPPprof, Log: log,
 		Limits: web.Limits{Lag: c.ReadyMaxLag, Behind: c.ReadyMaxBehind},
 	})
 	if err != nil {

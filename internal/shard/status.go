@@ -48,9 +48,20 @@ type Status struct {
 	Normalizer normalize.Stats
 	Snapshots  uint64 // events that backfills added, without those of their progress
 
-	Backfill  Backfilling
+	Backfill Backfilling
+	// States is a state bucket, filled in by whoever keeps one.
+	States    States
 	Heartbeat Heartbeat
 	Probed    Probed
+}
+
+// States is how far a state bucket is.
+type States struct {
+	Bucket   string // empty: there is none
+	Sequence uint64 // in the stream, up to which the bucket has everything
+	Written  uint64
+	Building bool
+	Error    string
 }
 
 // Behind is how far the stream is behind the database: the age of the latest

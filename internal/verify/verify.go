@@ -20,7 +20,7 @@ import (
 	"github.com/ffstream/ffstream/internal/shard"
 )
 
-// ErrBehind: the stream does not get to where the tables are.
+// ErrBehind says that the stream does not get to where the tables are.
 var ErrBehind = errors.New("stream is behind the database")
 
 // Config says what is compared.

@@ -172,6 +172,18 @@ var table = []metric{
 	{"ffstream_backfill_superseded_total", "", counter, "Executions that backfills read and did not publish, because the stream had newer.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return one(float64(s.Backfill.TotalSuperseded))
 	}},
+	{"ffstream_state_bucket_sequence", "", gauge, "Sequence in the stream up to which the state bucket has everything; absent without one.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return maybe(float64(s.States.Sequence), s.States.Bucket != "")
+	}},
+	{"ffstream_state_bucket_writes_total", "", counter, "Values and deletions written into the state bucket.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return maybe(float64(s.States.Written), s.States.Bucket != "")
+	}},
+	{"ffstream_state_bucket_failing", "", gauge, "1 while the state bucket cannot be kept and it is tried again, else 0; absent without one.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		if s.States.Error != "" {
+			return maybe(1, s.States.Bucket != "")
+		}
+		return maybe(0, s.States.Bucket != "")
+	}},
 }
 
 // buildInfo is beside the table, for it has two labels.

@@ -21,6 +21,16 @@ type Report struct {
 	Lag      Lag       `json:"lag"`
 	Counters Counters  `json:"counters"`
 	Backfill *Backfill `json:"backfill"` // the latest that this process saw
+	States   *States   `json:"state_bucket"`
+}
+
+// States is the state bucket.
+type States struct {
+	Bucket   string  `json:"bucket"`
+	Sequence uint64  `json:"sequence"` // in the stream, up to which it has everything
+	Written  uint64  `json:"written"`
+	Building bool    `json:"building"`
+	Error    *string `json:"error"`
 }
 
 // Backfill is the backfill that was ordered last.
@@ -132,6 +142,9 @@ func NewReport(s *shard.Status, version string, now time.Time) *Report {
 		},
 	}
 	r.Backfill = newBackfill(s)
+	if b := &s.States; b.Bucket != "" {
+		r.States = &States{Bucket: b.Bucket, Sequence: b.Sequence, Written: b.Written, Building: b.Building, Error: text(b.Error)}
+	}
 	if s.Heartbeat.Count > 0 {
 		delay := s.Heartbeat.Delay.Seconds()
 		r.Lag.HeartbeatDelaySeconds = &delay

@@ -41,6 +41,7 @@ func working(now time.Time) shard.Status {
 		Events:     map[ffstream.PublicState]uint64{"completed": 5, "": 1},
 		Normalizer: normalize.Stats{Transactions: 9, CoreRows: 8, AttemptRows: 7, NoCandidate: 6, SameState: 5, Transient: 4, Skipped: 3, Inconsistent: 2, NoEvidence: 1, Lookups: 11, Corrupt: map[string]uint64{"attempt_state": 1}},
 		Backfill:   shard.Backfilling{Report: backfill.Report{Run: "r", State: backfill.Running, Executions: 5, Published: 4, Total: 10, Rate: 5}, TotalChunks: 1},
+		States:     shard.States{Bucket: "b", Sequence: 9, Error: "away"},
 		Heartbeat:  shard.Heartbeat{Sent: now, Delay: 20 * time.Millisecond, Count: 1},
 		Probed: shard.Probed{At: now, WALRate: 100, SlotHealth: shard.SlotHealth{
 			Exists: true, Active: true, WALStatus: "reserved", SafeWAL: ffstream.Some(int64(6000)), Restart: 2000, Confirmed: 3000, End: 6000}},
@@ -96,11 +97,11 @@ func TestReport(t *testing.T) {
 	if r.Role != "active" || r.Lag.Bytes != 3000 || r.Lag.Seconds < 3 || *r.Lag.HeartbeatDelaySeconds != 0.02 || r.Postgres.EndLSN != "0/1770" ||
 		r.Postgres.Slot.RetainedBytes != 4000 || *r.Postgres.Slot.RunwaySeconds != 60 || r.Stream.Position.String() != "0000000000000F3C/0001" ||
 		r.Counters.Events["completed"] != 5 || r.Counters.Events["none"] != 1 || r.Counters.Suppressed["transient"] != 4 || r.Counters.Retries["slot_busy"] != 3 ||
-		r.Backfill.State != "running" || r.Backfill.Published != 4 || *r.Backfill.Remaining != 1 {
+		r.Backfill.State != "running" || r.Backfill.Published != 4 || *r.Backfill.Remaining != 1 || r.States.Sequence != 9 || *r.States.Error != "away" {
 		t.Errorf("the report is %+v", r)
 	}
 	body := serve(t, shard.Status{Role: shard.RoleConnecting}, Limits{}, "/status").Body.String()
-	for _, field := range []string{"last_error", "heartbeat_delay_seconds", "runway_seconds", "safe_wal_bytes", "looked_at", "last_commit", "backfill"} {
+	for _, field := range []string{"last_error", "heartbeat_delay_seconds", "runway_seconds", "safe_wal_bytes", "looked_at", "last_commit", "backfill", "state_bucket"} {
 		if !strings.Contains(body, `"`+field+`": null`) {
 			t.Errorf("%s is not null in %s", field, body)
 		}

@@ -1,0 +1,558 @@
+// Package project keeps a key-value bucket with the current state of each execution
+// that a stream tells of.
+//
+// # Guarantees
+//
+// A value is what an event of the stream says, and is never replaced by what an
+// earlier event says. The bucket keeps no position of its own: each message in it
+// carries the sequence up to which the stream is taken in, so after a crash the
+// last one tells where to go on. Writes are chained, each names the sequence of the
+// one before, so of two projectors one fails and none writes what is older.
+//
+// A bucket that is behind the stream's first event, ahead of its last, or edited is
+// emptied and built anew from what the stream has; while that lasts it has the key
+// ffstream.StateBuilding.
+//
+// # Not promised
+//
+// That the bucket has executions of which the stream tells no more: those need a
+// backfill. That it is as new as the stream: it follows.
+package project
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream"
+)
+
+// Config says what is projected where.
+type Config struct {
+	Stream, Prefix string
+	Bucket         string
+	// Active reports whether this process is the one that publishes; only then it
+	// projects. Another's writes would fail, and make this one's fail.
+	Active func() bool
+	Log    *slog.Logger
+}
+
+// Status is a projector at one moment.
+type Status struct {
+	Bucket   string
+	Sequence uint64 // in the stream, up to which the bucket has everything
+	Written  uint64 // values and deletions, since the process began
+	Building bool
+	Error    string // of the latest try; empty while all is well
+}
+
+// Projector keeps one bucket. Run does the work; Status may be called meanwhile.
+type Projector struct {
+	cfg Config
+	nc  *nats.Conn
+	js  jetstream.JetStream
+
+	mu     sync.Mutex // guards status
+	status Status
+}
+
+const (
+	// batchSize bounds the events that are taken in together.
+	batchSize = 512
+	// linger is how long more events are waited for.
+	linger         = 20 * time.Millisecond
+	requestTimeout = 5 * time.Second
+	idle           = 500 * time.Millisecond
+	maxBackoff     = 15 * time.Second
+)
+
+// What a caller may ask about an error.
+var (
+	// ErrBucket says that the bucket is none that a projector could keep.
+	ErrBucket = errors.New("state bucket cannot be kept")
+	errMoved  = errors.New("another writer was in the bucket")
+)
+
+// Metadata of a bucket.
+const metaStream = "ffstream.stream"
+
+// positionKey takes the place of an execution where a message tells of none.
+const positionKey = "_position"
+
+// New returns a projector over nc, which is the caller's. It starts nothing.
+func New(nc *nats.Conn, cfg Config) (*Projector, error) {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return &Projector{cfg: cfg, nc: nc, js: js, status: Status{Bucket: cfg.Bucket}}, nil
+}
+
+// Status returns what the projector is doing.
+func (p *Projector) Status() Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
+}
+
+func (p *Projector) update(f func(s *Status)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f(&p.status)
+}
+
+// Run projects until ctx ends. It tries again for ever: nothing that is published
+// depends on it. One line is logged a change.
+func (p *Projector) Run(ctx context.Context) {
+	delay := backoff.NewExponentialBackOff()
+	delay.MaxInterval = maxBackoff
+	for ctx.Err() == nil {
+		wait := idle
+		if p.cfg.Active() {
+			before := p.Status().Written
+			err := p.session(ctx)
+			if p.Status().Written > before {
+				delay.Reset()
+			}
+			if ctx.Err() == nil && err != nil {
+				wait = delay.NextBackOff()
+				p.fail(err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (p *Projector) fail(err error) {
+	text := err.Error()
+	p.update(func(s *Status) {
+		if s.Error == "" && !errors.Is(err, errMoved) {
+			p.cfg.Log.Warn("the state bucket is not kept; trying again", "bucket", p.cfg.Bucket, "error", text)
+		}
+		s.Error = text
+	})
+}
+
+// session is one life of the projection. It ends without an error when the
+// process is no longer the active one.
+type session struct {
+	*Projector
+	kv       string // subject of the bucket, with a dot
+	last     uint64 // sequence of the bucket's last message
+	sequence uint64 // in the stream, taken in
+	seen     uint64 // in the stream, read
+	building uint64 // built when the stream is taken in up to here; 0: it is
+	replies  chan *nats.Msg
+	inbox    string
+}
+
+func (p *Projector) session(ctx context.Context) error {
+	s := &session{Projector: p, kv: "$KV." + p.cfg.Bucket + "."}
+	stream, err := p.js.Stream(ctx, p.cfg.Stream)
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", p.cfg.Stream, err)
+	}
+	if err := s.open(ctx, stream.CachedInfo()); err != nil {
+		return err
+	}
+	s.replies, s.inbox = make(chan *nats.Msg, batchSize+1), p.nc.NewRespInbox()+"."
+	sub, err := p.nc.ChanSubscribe(s.inbox+"*", s.replies)
+	if err != nil {
+		return fmt.Errorf("subscribe to answers: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // a connection that is closed has none
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: s.sequence + 1})
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", p.cfg.Stream, err)
+	}
+	if consumer.CachedInfo().NumPending == 0 {
+		if err := s.built(ctx); err != nil {
+			return err
+		}
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(batchSize))
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", p.cfg.Stream, err)
+	}
+	defer messages.Stop()
+	p.update(func(st *Status) { st.Error, st.Sequence, st.Building = "", s.sequence, s.building > 0 })
+	return s.follow(ctx, messages)
+}
+
+// open finds the bucket or creates it, and where it stands.
+func (s *session) open(ctx context.Context, source *jetstream.StreamInfo) error {
+	kv, err := s.js.KeyValue(ctx, s.cfg.Bucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		kv, err = s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: s.cfg.Bucket, Description: "current states of the executions of stream " + s.cfg.Stream, History: 1,
+			Storage: jetstream.FileStorage, Replicas: source.Config.Replicas, Metadata: map[string]string{metaStream: s.cfg.Stream},
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
+	}
+	status, err := kv.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
+	}
+	bucket, err := s.js.Stream(ctx, "KV_"+s.cfg.Bucket)
+	if err != nil {
+		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
+	}
+	info := bucket.CachedInfo()
+	if owner := info.Config.Metadata[metaStream]; owner != s.cfg.Stream {
+		return fmt.Errorf("%w: bucket %s was not made for stream %s (metadata %s is %q): name another (--state-bucket)", ErrBucket, s.cfg.Bucket, s.cfg.Stream, metaStream, owner)
+	}
+	if status.TTL() != 0 {
+		return fmt.Errorf("%w: bucket %s forgets values after %s: set its TTL to 0", ErrBucket, s.cfg.Bucket, status.TTL())
+	}
+	return s.place(ctx, bucket, info, &source.State)
+}
+
+// place finds how far the bucket is. One that cannot go on is emptied.
+func (s *session) place(ctx context.Context, bucket jetstream.Stream, info *jetstream.StreamInfo, source *jetstream.StreamState) error {
+	s.last = info.State.LastSeq
+	why := ""
+	if s.last > 0 {
+		msg, err := bucket.GetMsg(ctx, s.last)
+		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return fmt.Errorf("read end of bucket %s: %w", s.cfg.Bucket, err)
+		}
+		switch {
+		case err != nil:
+			why = "its last message is gone"
+		default:
+			if s.sequence, err = strconv.ParseUint(msg.Header.Get(ffstream.HeaderSequence), 10, 64); err != nil {
+				why = "somebody else wrote into it"
+			}
+		}
+	}
+	switch {
+	case why != "":
+	case s.sequence > source.LastSeq:
+		why = "it is ahead of the stream, which is another"
+	case s.sequence+1 < source.FirstSeq && (s.sequence > 0 || s.last > 0):
+		why = "events behind it have left the stream"
+	}
+	if why == "" && s.last > 0 {
+		building, err := s.isBuilding(ctx)
+		if building {
+			s.building = source.LastSeq
+		}
+		return err
+	}
+	if why != "" {
+		s.cfg.Log.Warn("the state bucket is built anew", "bucket", s.cfg.Bucket, "because", why)
+		if err := bucket.Purge(ctx); err != nil {
+			return fmt.Errorf("empty bucket %s: %w", s.cfg.Bucket, err)
+		}
+	}
+	s.sequence, s.building = 0, max(1, source.LastSeq)
+	if source.FirstSeq > 0 {
+		s.sequence = source.FirstSeq - 1
+	}
+	m := nats.NewMsg(s.kv + ffstream.StateBuilding)
+	m.Data = []byte(`{}`)
+	return s.write(ctx, m, s.sequence)
+}
+
+func (s *session) isBuilding(ctx context.Context) (bool, error) {
+	kv, err := s.js.KeyValue(ctx, s.cfg.Bucket)
+	if err == nil {
+		_, err = kv.Get(ctx, ffstream.StateBuilding)
+	}
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// built says that the bucket has everything that the stream had when it was begun.
+func (s *session) built(ctx context.Context) error {
+	if s.building == 0 {
+		return nil
+	}
+	m := nats.NewMsg(s.kv + ffstream.StateBuilding)
+	m.Header.Set("KV-Operation", "DEL")
+	if err := s.write(ctx, m, s.sequence); err != nil {
+		return err
+	}
+	s.building = 0
+	s.update(func(st *Status) { st.Building = false })
+	return nil
+}
+
+// write stores one message behind the last.
+func (s *session) write(ctx context.Context, m *nats.Msg, sequence uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s.head(m, sequence, s.last)
+	reply, err := s.nc.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, err)
+	}
+	return s.ack(reply.Data, s.last+1)
+}
+
+func (s *session) head(m *nats.Msg, sequence, behind uint64) {
+	m.Header.Set(ffstream.HeaderSequence, strconv.FormatUint(sequence, 10))
+	m.Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(behind, 10))
+}
+
+// ack takes the answer to the message that was to become the bucket's want-th.
+func (s *session) ack(data []byte, want uint64) error {
+	var answer struct {
+		Error    *jetstream.APIError `json:"error"`
+		Sequence uint64              `json:"seq"`
+	}
+	if err := json.Unmarshal(data, &answer); err != nil {
+		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, err)
+	}
+	switch {
+	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, errMoved)
+	case answer.Error != nil:
+		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, answer.Error)
+	case answer.Sequence != want:
+		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, errMoved)
+	}
+	s.last = answer.Sequence
+	return nil
+}
+
+// pending is what a batch of events leaves to be written of one execution.
+type pending struct {
+	key      string
+	value    []byte // nil: the execution is purged
+	position string
+	sequence uint64
+}
+
+// follow takes in the stream.
+func (s *session) follow(ctx context.Context, messages jetstream.MessagesContext) error {
+	batch := map[string]pending{}
+	for {
+		wait := idle
+		if len(batch) > 0 {
+			wait = linger
+		}
+		m, err := s.next(ctx, messages, wait)
+		if err != nil {
+			return err
+		}
+		flush := m == nil
+		if m != nil {
+			if flush, err = s.take(ctx, m, batch); err != nil {
+				return err
+			}
+		}
+		if flush || len(batch) >= batchSize {
+			if err := s.flush(ctx, batch); err != nil {
+				return err
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case m == nil && !s.cfg.Active():
+			return nil
+		case m == nil:
+			if err := s.look(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// look checks, while nothing happens, that the bucket is as it was left.
+func (s *session) look(ctx context.Context) error {
+	bucket, err := s.js.Stream(ctx, "KV_"+s.cfg.Bucket)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at bucket %s: %w", s.cfg.Bucket, err)
+	}
+	if last := bucket.CachedInfo().State.LastSeq; last != s.last {
+		return fmt.Errorf("look at bucket %s: %w: it ends with message %d, not %d", s.cfg.Bucket, errMoved, last, s.last)
+	}
+	return nil
+}
+
+// next waits for a message; nil: none came.
+func (s *session) next(ctx context.Context, messages jetstream.MessagesContext, wait time.Duration) (jetstream.Msg, error) {
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	m, err := messages.Next(jetstream.NextContext(waiting))
+	switch {
+	case err == nil:
+		return m, nil
+	case waiting.Err() != nil:
+		return nil, nil
+	}
+	return nil, fmt.Errorf("read stream %s: %w", s.cfg.Stream, err)
+}
+
+// take adds an event to the batch, and reports whether that is to be written now:
+// at the end of the stream.
+func (s *session) take(ctx context.Context, m jetstream.Msg, batch map[string]pending) (flush bool, err error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return false, fmt.Errorf("read stream %s: %w", s.cfg.Stream, err)
+	}
+	e, err := ffstream.ParseEvent(m.Data())
+	if err != nil {
+		return false, fmt.Errorf("read message %d of stream %s: %w", meta.Sequence.Stream, s.cfg.Stream, err)
+	}
+	s.seen = meta.Sequence.Stream
+	if e.Type == ffstream.TypeTruncated {
+		if err := s.flush(ctx, batch); err != nil {
+			return false, err
+		}
+		return true, s.truncate(ctx, meta.Sequence.Stream)
+	}
+	if e.ExecutionID.IsZero() {
+		return meta.NumPending == 0, nil
+	}
+	p, err := value(&e, meta.Sequence.Stream)
+	if err != nil {
+		return false, err
+	}
+	batch[p.key] = p
+	return meta.NumPending == 0, nil
+}
+
+func value(e *ffstream.Event, sequence uint64) (pending, error) {
+	p := pending{key: ffstream.StateKey(e.ExecutionID), position: e.ID.Position.String(), sequence: sequence}
+	if e.To == ffstream.StatePurged {
+		return p, nil
+	}
+	s := ffstream.CurrentState{
+		ExecutionID: e.ExecutionID, State: e.To, Position: e.ID.Position, Sequence: sequence, EventID: e.ID.String(), Time: e.Time,
+		Namespace: e.Namespace, LaneID: e.LaneID, Snapshot: e.Snapshot != nil,
+	}
+	if e.Type == ffstream.TypeCorrupt {
+		s.State, s.Corrupt = "", e.Corrupt.Column
+	}
+	var err error
+	p.value, err = json.Marshal(s)
+	return p, err
+}
+
+// flush writes a batch and empties it. The values stand in the order of their
+// events, so whatever part of them is stored, going on behind the last one's event
+// meets the events of all others again.
+func (s *session) flush(ctx context.Context, batch map[string]pending) error {
+	if len(batch) > 0 || s.seen > s.sequence {
+		all := make([]pending, 0, len(batch)+1)
+		for _, p := range batch {
+			all = append(all, p)
+		}
+		slices.SortFunc(all, func(a, b pending) int { return cmp.Compare(a.sequence, b.sequence) })
+		if len(all) == 0 || all[len(all)-1].sequence < s.seen { // what was read last told of no execution
+			all = append(all, pending{key: positionKey, value: []byte(`{}`), sequence: s.seen})
+		}
+		if err := s.store(ctx, all); err != nil {
+			return err
+		}
+		clear(batch)
+		s.sequence = all[len(all)-1].sequence
+		s.update(func(st *Status) { st.Sequence, st.Written = s.sequence, st.Written+uint64(len(all)) })
+	}
+	if s.building > 0 && s.sequence >= s.building {
+		return s.built(ctx)
+	}
+	return nil
+}
+
+// store writes values, chained, and waits for all answers.
+func (s *session) store(ctx context.Context, all []pending) error {
+	first := s.last
+	for i := range all {
+		m := nats.NewMsg(s.kv + all[i].key)
+		if m.Data = all[i].value; m.Data == nil {
+			m.Header.Set("KV-Operation", "DEL")
+		}
+		m.Header.Set(ffstream.HeaderPosition, all[i].position)
+		s.head(m, all[i].sequence, first+uint64(i))
+		m.Reply = s.inbox + strconv.Itoa(i)
+		if err := s.nc.PublishMsg(m); err != nil {
+			return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, err)
+		}
+	}
+	timeout := time.NewTimer(requestTimeout)
+	defer timeout.Stop()
+	for range all {
+		select {
+		case m := <-s.replies:
+			if m.Header.Get("Status") == "503" {
+				return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, nats.ErrNoResponders)
+			}
+			i, err := strconv.Atoi(strings.TrimPrefix(m.Subject, s.inbox))
+			if err != nil {
+				return fmt.Errorf("write into bucket %s: answer to %s: %w", s.cfg.Bucket, m.Subject, err)
+			}
+			if err := s.ack(m.Data, first+uint64(i)+1); err != nil {
+				return err
+			}
+		case <-timeout.C:
+			return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, nats.ErrTimeout)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	s.last = first + uint64(len(all))
+	return nil
+}
+
+// truncate deletes every key: a TRUNCATE was told at sequence.
+func (s *session) truncate(ctx context.Context, sequence uint64) error {
+	kv, err := s.js.KeyValue(ctx, s.cfg.Bucket)
+	if err != nil {
+		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
+	}
+	keys, err := kv.ListKeys(ctx)
+	if err != nil {
+		return fmt.Errorf("list bucket %s: %w", s.cfg.Bucket, err)
+	}
+	defer func() { _ = keys.Stop() }()
+	var some []pending
+	drop := func() error {
+		if len(some) == 0 {
+			return nil
+		}
+		err := s.store(ctx, some)
+		some = some[:0]
+		return err
+	}
+	for key := range keys.Keys() {
+		if strings.HasPrefix(key, "_") {
+			continue
+		}
+		some = append(some, pending{key: key, sequence: sequence - 1}) // a crash begins with the TRUNCATE again
+		if len(some) == batchSize {
+			if err := drop(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := drop(); err != nil {
+		return err
+	}
+	return nil // that it is done stands with what is written next
+}
