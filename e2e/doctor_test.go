@@ -56,7 +56,7 @@ var unexecuted = map[string]string{
 
 // executed are those that a test provokes, mends by what is printed, and sees gone.
 var executed = map[string]string{
-	"role-replication": "TestRemedies", "grants": "TestRemedies", "source": "TestRemedies", "heartbeat": "TestLeastPrivilege", "engine-schema": "TestLeastPrivilege",
+	"role-replication": "TestRemedies", "grants": "TestRemedies", "source": "TestRemedies", "heartbeat": "TestLeastPrivilege", "backfill": "TestLeastPrivilege", "engine-schema": "TestLeastPrivilege",
 	"wal-level": "TestServerRemedies", "replication-slots": "TestServerRemedies", "wal-senders": "TestServerRemedies", "locks": "TestServerRemedies",
 	"wal-sender-timeout": "TestServerRemedies", "slot-keep-size": "TestServerRemedies", "slot-wal": "TestForecast", "slot": "TestInvalidated", "replicas": "TestReplicas",
 }
