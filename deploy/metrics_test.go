@@ -92,7 +92,7 @@ func checkQuery(t *testing.T, where, query string, served map[string]map[string]
 
 func checkMatcher(t *testing.T, where, name string, m *labels.Matcher, known map[string][]string) {
 	t.Helper()
-	if m.Name == labels.MetricName || m.Name == "job" || m.Name == "instance" {
+	if m.Name == model.MetricNameLabel || m.Name == "job" || m.Name == "instance" {
 		return
 	}
 	values, ok := known[m.Name]
