@@ -41,7 +41,7 @@ type commands struct {
 	Read     readCmd     `cmd:"" help:"Read one execution from Postgres."`
 	Schema   schemaCmd   `cmd:"" help:"Print the JSON Schema of an event, or the AsyncAPI document of the stream."`
 	Demo     demoCmd     `cmd:"" help:"Everything on this machine: Postgres, NATS, a workload, the live transitions."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Version  versionCmd  `cmd:"" help:"Print the version, its commit and what compiled it."`
 }
 
 // terminal is where a command writes; tests give it buffers.

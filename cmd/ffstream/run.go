@@ -231,8 +231,8 @@ const (
 // versionCmd prints the version.
 type versionCmd struct{}
 
-// Run prints one line.
+// Run prints one line: the version comes first.
 func (versionCmd) Run(term terminal) error {
-	_, err := fmt.Fprintln(term.out, "ffstream", version())
+	_, err := fmt.Fprintln(term.out, "ffstream", thisBuild())
 	return err
 }
