@@ -37,19 +37,20 @@ func TestRelease(t *testing.T) {
 	if len(c.SBOMs) != 1 || c.SBOMs[0].Cmd != "syft" || c.Checksum.Algorithm != "sha256" {
 		t.Errorf("bills of materials %+v, checksums %s", c.SBOMs, c.Checksum.Algorithm)
 	}
-	var images []string
-	for _, d := range c.Dockers {
-		if _, err := os.Stat(filepath.Join("..", d.Dockerfile)); err != nil {
-			t.Error(err)
-		}
-		if !slices.Contains(b.Goarch, d.Goarch) || !slices.Contains(d.BuildFlagTemplates, "--platform="+d.Goos+"/"+d.Goarch) {
-			t.Errorf("image %s is of %s/%s", d.ID, d.Goos, d.Goarch)
-		}
-		images = append(images, d.ImageTemplates...)
+	if len(c.DockersV2) != 1 {
+		t.Fatalf("%d images", len(c.DockersV2))
 	}
-	for _, m := range c.DockerManifests {
-		if !slices.Equal(m.ImageTemplates, images) || len(images) != 2 {
-			t.Errorf("%s is made of %v, want %v", m.NameTemplate, m.ImageTemplates, images)
+	image := c.DockersV2[0]
+	if !strings.Contains(read(t, filepath.Join("..", image.Dockerfile)), "COPY $TARGETPLATFORM/"+b.Binary+" ") {
+		t.Errorf("%s does not take the binary of its platform", image.Dockerfile)
+	}
+	for _, platform := range image.Platforms {
+		os, arch, _ := strings.Cut(platform, "/")
+		if !slices.Contains(b.Goos, os) || !slices.Contains(b.Goarch, arch) {
+			t.Errorf("no binary is built for %s", platform)
 		}
+	}
+	if len(image.Platforms) != 2 || len(image.Images) != 1 {
+		t.Errorf("the image is %v for %v", image.Images, image.Platforms)
 	}
 }
