@@ -81,7 +81,11 @@ type Config struct {
 	// returns nil the message is terminated and never comes again. An error, and
 	// a nil Poison, end the run; nothing is dropped unseen.
 	Poison func(ctx context.Context, m *Message, cause error) error
-	// Control is the handler of events that are no transition.
+	// Snapshots is the handler of what a backfill tells of executions that exist:
+	// their states, subject to Filter, in their places among the transitions of
+	// the same executions. Nil: they are passed over.
+	Snapshots Handler
+	// Control is the handler of events that are neither.
 	Control Handler
 }
 

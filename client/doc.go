@@ -37,7 +37,10 @@
 //
 // # Events that are no transition
 //
-// Corrupt rows, a TRUNCATE, gaps, and whatever type a later release adds, go to
+// What a backfill tells of executions that exist goes to Config.Snapshots, under
+// the filter, and is passed over when that is nil: it is no transition, and who
+// counts transitions must not count it. Corrupt rows, a TRUNCATE, gaps, the
+// progress of a backfill, and whatever type a later release adds, go to
 // Config.Control, and are acknowledged and passed over when that is nil. Filters
 // say nothing of them. Those without an execution are a barrier: handled when
 // all before them is done, and before all behind them.

@@ -3,6 +3,8 @@ package client_test
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -183,5 +185,62 @@ func TestControl(t *testing.T) {
 	})
 	if err != nil || control != 2 {
 		t.Errorf("%d control events, want 2: %v", control, err)
+	}
+}
+
+// TestSnapshots: what a backfill tells goes to its own handler, under the filter,
+// in its place among the execution's transitions, and to nobody's else.
+func TestSnapshots(t *testing.T) {
+	t.Parallel()
+	f := newFeed(t, testenv.NATSURL(t))
+	snapshot := func(n int, to ffstream.PublicState) ffstream.Event {
+		e := step(n, "", to)
+		e.Type, e.Snapshot = ffstream.TypeSnapshotted, &ffstream.Snapshot{Run: "r"}
+		return e
+	}
+	f.transaction(step(1, "", ffstream.StateActive))
+	f.transaction(snapshot(1, ffstream.StateActive), snapshot(2, ffstream.StateActive), snapshot(3, ffstream.StateWaiting),
+		ffstream.Event{Type: ffstream.TypeBackfill, Backfill: &ffstream.Backfill{Run: "r", Status: ffstream.BackfillCompleted}})
+	f.transaction(step(1, ffstream.StateActive, ffstream.StateActive))
+	f.stored()
+	for _, wanted := range []bool{true, false} {
+		ctx, stop := context.WithCancel(testContext(t))
+		var mu sync.Mutex
+		var got []string
+		note := func(kind string) client.Handler {
+			return func(_ context.Context, m *client.Message) error {
+				mu.Lock()
+				defer mu.Unlock()
+				who := " other"
+				if m.ExecutionID == execution(1) {
+					who = " 1"
+				}
+				got = append(got, kind+who)
+				return nil
+			}
+		}
+		s := f.subscriber(func(c *client.Config) {
+			c.Filter.States = []ffstream.PublicState{ffstream.StateActive}
+			if wanted {
+				c.Snapshots = note("snapshot")
+			}
+		})
+		transitions := 0
+		err := s.Run(ctx, func(ctx context.Context, m *client.Message) error {
+			if transitions++; transitions == 2 {
+				defer stop()
+			}
+			return note("transition")(ctx, m)
+		})
+		stop()
+		of1 := slices.DeleteFunc(slices.Clone(got), func(s string) bool { return !strings.HasSuffix(s, " 1") })
+		want := []string{"transition 1", "snapshot 1", "transition 1"}
+		all := 4
+		if !wanted {
+			want, all = []string{"transition 1", "transition 1"}, 2
+		}
+		if err != nil || !slices.Equal(of1, want) || len(got) > all {
+			t.Errorf("wanted %t: %v, %v", wanted, got, err)
+		}
 	}
 }

@@ -205,10 +205,13 @@ func (ss *session) read(m jetstream.Msg, seq uint64) *delivery {
 
 // wants reports whether an event has a handler.
 func (ss *session) wants(d *delivery) bool {
-	if d.Type != ffstream.TypeTransitioned {
-		return ss.cfg.Control != nil
+	switch d.Type {
+	case ffstream.TypeTransitioned:
+		return d.barrier || ss.filter.Match(&d.Event, d.Subject)
+	case ffstream.TypeSnapshotted:
+		return ss.cfg.Snapshots != nil && ss.filter.Match(&d.Event, d.Subject)
 	}
-	return d.barrier || ss.filter.Match(&d.Event, d.Subject)
+	return ss.cfg.Control != nil
 }
 
 // pump gives what is held to its queue, up to a barrier. mu is held.

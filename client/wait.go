@@ -49,7 +49,7 @@ type wait struct {
 // no end falls between. Close ends it.
 func OpenWaiter(ctx context.Context, js jetstream.JetStream, cfg Config, r Reader) (*Waiter, error) {
 	w := &Waiter{reader: r, ended: make(chan struct{}), waiting: map[ffstream.ExecutionID]map[*wait]struct{}{}}
-	cfg = Config{Stream: cfg.Stream, Prefix: cfg.Prefix, From: cfg.From, Ordered: true, Control: w.control}
+	cfg = Config{Stream: cfg.Stream, Prefix: cfg.Prefix, From: cfg.From, Ordered: true, Snapshots: w.event, Control: w.control}
 	if r != nil {
 		cfg.From = Start{}
 	}
@@ -173,7 +173,8 @@ func (w *Waiter) leave(id ffstream.ExecutionID, t *wait) {
 	}
 }
 
-// event ends the waits for its execution.
+// event ends the waits for its execution: a snapshot that a backfill took of one
+// that has ended does so too.
 func (w *Waiter) event(_ context.Context, m *Message) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -191,8 +192,12 @@ func (t *wait) end(state ffstream.PublicState) {
 }
 
 // control: after a TRUNCATE every execution is gone; after anything else that is
-// no transition, a gap for one, who can reads again.
+// no transition, a gap for one, who can reads again. The progress of a backfill
+// says nothing of an execution.
 func (w *Waiter) control(_ context.Context, m *Message) error {
+	if m.Type == ffstream.TypeBackfill {
+		return nil
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, waits := range w.waiting {

@@ -22,8 +22,9 @@ type Change struct {
 	// State that the execution is in from here on: empty while it does not exist,
 	// StatePurged when its row was deleted.
 	State ffstream.PublicState
-	// Event that brought it there: a transition, or a TRUNCATE. Nil when the state
-	// was read.
+	// Event that brought it there: a transition, or a TRUNCATE; or the snapshot of a
+	// backfill, where that tells another state than was told before. Nil when the
+	// state was read.
 	Event *Message
 }
 
@@ -51,12 +52,19 @@ type watch struct {
 	id     ffstream.ExecutionID
 	yield  func(Change, error) bool
 	state  ffstream.SettledState // the latest that was read
+	told   ffstream.PublicState  // last
+}
+
+// tell gives the loop a change, and reports whether it goes on.
+func (w *watch) tell(c Change) bool {
+	w.told = c.State
+	return w.yield(c, nil)
 }
 
 // run returns nil when the loop has broken off.
 func (w *watch) run(ctx context.Context, js jetstream.JetStream, cfg Config) error {
 	nothing := func(context.Context, *Message) error { return nil }
-	s, err := New(js, Config{Stream: cfg.Stream, Prefix: cfg.Prefix, Ordered: true, Filter: Filter{Execution: w.id}, Control: nothing})
+	s, err := New(js, Config{Stream: cfg.Stream, Prefix: cfg.Prefix, Ordered: true, Filter: Filter{Execution: w.id}, Snapshots: nothing, Control: nothing})
 	if err != nil {
 		return err
 	}
@@ -92,7 +100,7 @@ func (w *watch) read(ctx context.Context) (more bool, err error) {
 	if w.state, err = w.reader.SettledState(ctx, w.id); err != nil {
 		return false, err
 	}
-	return w.yield(Change{State: w.state.State}, nil), nil
+	return w.tell(Change{State: w.state.State}), nil
 }
 
 // event tells what a message means for the execution, unless the state that was
@@ -101,6 +109,13 @@ func (w *watch) event(ctx context.Context, m *Message) (more bool, err error) {
 	switch m.Type {
 	case ffstream.TypeGap:
 		return w.read(ctx)
+	case ffstream.TypeSnapshotted:
+		// It is of no transaction: its place in the log decides. What it tells is told
+		// already, unless it repairs what the stream had lost.
+		if m.ID.Position.Commit < w.state.End || m.To == w.told {
+			return true, nil
+		}
+		return w.tell(Change{State: m.To, Event: m}), nil
 	case ffstream.TypeTransitioned, ffstream.TypeTruncated, ffstream.TypeCorrupt:
 	default:
 		return true, nil
@@ -110,12 +125,12 @@ func (w *watch) event(ctx context.Context, m *Message) (more bool, err error) {
 	}
 	switch m.Type {
 	case ffstream.TypeTruncated:
-		return w.yield(Change{State: ffstream.StatePurged, Event: m}, nil), nil
+		return w.tell(Change{State: ffstream.StatePurged, Event: m}), nil
 	case ffstream.TypeCorrupt:
 		if canonical(m.ExecutionID) != w.id {
 			return true, nil
 		}
 		return false, &ffstream.CorruptionError{ExecutionID: m.ExecutionID, Column: m.Corrupt.Column, Literal: m.Corrupt.Literal}
 	}
-	return w.yield(Change{State: m.To, Event: m}, nil), nil
+	return w.tell(Change{State: m.To, Event: m}), nil
 }

@@ -112,6 +112,10 @@ func (ss *session) call(ctx context.Context, batch []*delivery) (err error) {
 		case d.broken != nil:
 			return d.broken
 		case d.skip:
+		case d.Type == ffstream.TypeSnapshotted:
+			if err := ss.cfg.Snapshots(ctx, &d.Message); err != nil {
+				return err
+			}
 		case d.Type != ffstream.TypeTransitioned:
 			if err := ss.cfg.Control(ctx, &d.Message); err != nil {
 				return err

@@ -71,7 +71,7 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 	}
 	out := printer{out: term.out, json: c.JSON, color: c.Color == "always" || c.Color == "auto" && isTerminal(term.out)}
 	print := func(_ context.Context, m *client.Message) error { return out.print(&m.Event, m.Body) }
-	cfg := client.Config{Stream: c.Stream, Prefix: c.SubjectPrefix, Filter: f, Ordered: true, UntilEnd: !c.Follow, Tries: 1}
+	cfg := client.Config{Stream: c.Stream, Prefix: c.SubjectPrefix, Filter: f, Ordered: true, UntilEnd: !c.Follow, Tries: 1, Snapshots: print}
 	if c.everything() {
 		cfg.Control = print
 	}
