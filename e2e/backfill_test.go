@@ -309,7 +309,7 @@ func TestBackfillRace(t *testing.T) {
 		})
 	}
 	superseded := 0
-	for range 4 {
+	for range 3 {
 		w.orders("backfill", "--rate", "1000000")
 		r := w.backfilled(p)
 		superseded += r.Superseded

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -168,7 +169,7 @@ func TestVerifyPurged(t *testing.T) {
 func TestVerifyUnderLoad(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, migrations.EngineNewest)
-	w.exec(fmt.Sprintf(insertBulk, 2000))
+	w.exec(fmt.Sprintf(insertBulk, 600))
 	p := start(t, w.with(map[string]string{"FFSTREAM_BACKFILL": "initial"}), "run")
 	w.awaitActive(p)
 	w.backfilled(p)
@@ -176,7 +177,7 @@ func TestVerifyUnderLoad(t *testing.T) {
 	defer stop()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, _ = engine.Run(ctx, w.db.Pool, engine.WorkloadConfig{Version: engine.Newest, Writers: 3, Rate: 60, Seed: 1})
+		_, _ = engine.Run(ctx, w.db.Pool, engine.WorkloadConfig{Version: engine.Newest, Writers: 2, Rate: 30, Seed: 1})
 	})
 	wg.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
@@ -184,15 +185,16 @@ func TestVerifyUnderLoad(t *testing.T) {
 			if err != nil && ctx.Err() == nil && !strings.Contains(err.Error(), "40P01") {
 				t.Error(err)
 			}
+			pause(ctx, 20*time.Millisecond)
 		}
 	})
-	for range 3 {
+	w.orders("backfill", "--rate", "300")
+	for range 2 {
 		if found := w.differences(0); len(found) > 0 {
 			t.Errorf("%v", found)
 		}
-		w.orders("backfill")
-		w.backfilled(p)
 	}
+	w.backfilled(p)
 	stop()
 	wg.Wait()
 	p.stop()

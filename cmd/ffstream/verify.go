@@ -59,6 +59,7 @@ func (c *verifyCmd) Run(ctx context.Context, term terminal, log *slog.Logger) er
 		return err
 	}
 	cautious(database, "ffstream verify")
+	database.RuntimeParams["plan_cache_mode"] = "force_custom_plan" // a generic one looks at all 256 leaves
 	nc, err := connectNATS(c.NATSURL, &c.natsAuth, log, nats.RetryOnFailedConnect(false))
 	if err != nil {
 		return fmt.Errorf("connect to NATS: %w", publish.Refused(err))
