@@ -53,15 +53,19 @@ func TestBackfillLarge(t *testing.T) {
 	wg.Go(func() { a.transit(ctx, seed) })
 	a.moment(ctx, time.Second)
 	alone := m.latency(ctx, func() { sleepFor(20 * time.Second) })
-	rate := setting(t, "FFSTREAM_E2E_BACKFILL_RATE", 5000)
-	beside := m.latency(ctx, func() { r = a.order(rate) })
-	t.Logf("beside transitions: %d published and %d superseded in %s", r.Published, r.Superseded, r.Ended.Sub(r.Started).Round(time.Second))
+	rate := setting(t, "FFSTREAM_E2E_BACKFILL_RATE", 2000)
+	beside := m.latency(ctx, func() {
+		over := time.AfterFunc(time.Minute, func() { _, _ = a.orders().Ask(ctx, backfill.Cancel) }) // if it is not over
+		defer over.Stop()
+		r = a.order(rate)
+	})
+	t.Logf("beside transitions: %d published and %d superseded in %s, %s", r.Published, r.Superseded, r.Ended.Sub(r.Started).Round(time.Second), r.State)
 	t.Logf("latency of transitions from commit to subscriber: alone %s, while a backfill of %d a second runs %s: p50 %.2fx, p99 %.2fx", alone, rate, beside, beside.ratio(alone, 50), beside.ratio(alone, 99))
 	t.Logf("the service's longest transaction on the source took %s; its peak RSS is %d MiB", time.Duration(m.longest.Load()).Round(time.Millisecond), a.memory())
 
 	struck := map[string]int{}
 	done := make(chan backfill.Report, 1)
-	go func() { done <- a.order(rate) }()
+	go func() { done <- a.order(0) }()
 	for over := false; !over; {
 		select {
 		case r = <-done:
@@ -71,7 +75,7 @@ func TestBackfillLarge(t *testing.T) {
 			faults[slices.IndexFunc(faults, func(f fault) bool { return f.name == name })].do(ctx, a)
 			struck[name]++
 			a.alive(name)
-			a.moment(ctx, 6*time.Second)
+			a.moment(ctx, 4*time.Second)
 		}
 	}
 	stop()
@@ -127,6 +131,13 @@ func (a *arena) order(rate int) backfill.Report {
 		}
 		pause(ctx, a.pace)
 	}
+}
+
+// orders opens the bucket of orders.
+func (a *arena) orders() *backfill.Store {
+	store, err := backfill.Open(context.Background(), a.js, a.bucket())
+	a.must(err)
+	return store
 }
 
 // memory is the most that the service has had resident, in MiB.

@@ -251,8 +251,7 @@ func (a *arena) refill(ctx context.Context) int {
 // filled waits until the backfill that is open has ended.
 func (a *arena) filled() {
 	a.t.Helper()
-	store, err := backfill.Open(context.Background(), a.js, a.bucket())
-	a.must(err)
+	store := a.orders()
 	await(a.t, "the last backfill to end", func() (bool, string) {
 		order, report, found, err := store.Current(context.Background())
 		a.must(err)

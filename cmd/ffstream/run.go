@@ -57,7 +57,7 @@ type runCmd struct {
 	ConfirmHoldback time.Duration `help:"How long what is stored is kept in the slot all the same, to refill a stream whose broker forgot what it had acknowledged." env:"FFSTREAM_CONFIRM_HOLDBACK" default:"0s"`
 	Heartbeat       time.Duration `help:"How often a logical message is written into the log, to measure the delay of the stream; 0 never." env:"FFSTREAM_HEARTBEAT" default:"10s"`
 	Backfill        string        `help:"initial: when the slot is created, the state of every execution that exists comes into the stream; never: only what is ordered with ffstream backfill." env:"FFSTREAM_BACKFILL" default:"initial" enum:"initial,never"`
-	BackfillRate    int           `help:"Most executions that a backfill reads in a second; 0 for any number." env:"FFSTREAM_BACKFILL_RATE" default:"5000"`
+	BackfillRate    int           `help:"Most executions that a backfill reads in a second; 0 for any number." env:"FFSTREAM_BACKFILL_RATE" default:"2000"`
 	StateBucket     string        `help:"Name of a JetStream key-value bucket that is kept with the current state of each execution; none without it." env:"FFSTREAM_STATE_BUCKET" placeholder:"BUCKET"`
 	HTTPAddr        string        `name:"http-addr" help:"Where /healthz, /readyz, /status and /metrics are served; off for nowhere." env:"FFSTREAM_HTTP_ADDR" default:"127.0.0.1:9464"`
 	HTTPPprof       bool          `name:"http-pprof" help:"Serve /debug/pprof/ too." env:"FFSTREAM_HTTP_PPROF"`
