@@ -116,6 +116,8 @@ func (s *source) line(line string) error {
 		return s.n.Commit(&pgoutput.Commit{CommitLSN: s.begin.FinalLSN, EndLSN: s.begin.FinalLSN + 8}, s.print)
 	case "truncate":
 		return s.truncate(words[1:])
+	case "describe":
+		return s.describe(words[1], pairs(words[2:]))
 	case "lookup":
 		s.lookups[id(words[1])] = pairs(words[2:])
 		if len(words) == 3 && words[2] == "gone" {

@@ -88,6 +88,8 @@ func (s Stats) Plus(o Stats) Stats {
 type Normalizer struct {
 	cfg       Config
 	relations map[uint32]*relation // by oid; rows name the root; nil: not followed
+	paired    string               // coreTable when its description came last: a leaf's may follow
+	unlogged  error                // of a leaf, if the next row is one of ff_exec_core
 	tx        gathered
 	texts     texts
 	begin     pgoutput.Begin
@@ -146,6 +148,9 @@ func (n *Normalizer) Row(m *pgoutput.Message) error {
 	}
 	var err error
 	if rel.table == coreTable {
+		if n.unlogged != nil {
+			return fmt.Errorf("read change of %s in transaction %d: %w", rel.table, n.begin.Xid, n.unlogged)
+		}
 		n.stats.CoreRows++
 		err = n.coreRow(rel, m)
 	} else {
@@ -165,6 +170,7 @@ func (n *Normalizer) Truncate(t *pgoutput.Truncate) error {
 	if !n.open {
 		return fmt.Errorf("read truncate: %w: no transaction is open", errOrder)
 	}
+	n.paired, n.unlogged = "", nil
 	for _, id := range t.RelationIDs {
 		rel, ok := n.relations[id]
 		switch {

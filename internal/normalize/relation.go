@@ -3,6 +3,7 @@ package normalize
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ffstream/ffstream/internal/repl/pgoutput"
@@ -79,20 +80,50 @@ var attemptColumns = []string{
 // Relation notes a table's columns. The slot sends a pair for each leaf, the
 // root and then the leaf; rows name the root. Columns are found by name, so one
 // that is added changes nothing.
+//
+// Whose leaf it is only the pair says: a leaf may have any name, and the
+// publication may have other tables. The pair's last proof is the row behind it,
+// since a TRUNCATE describes its tables one after the other too.
 func (n *Normalizer) Relation(r *pgoutput.Relation) error {
+	core := n.paired == coreTable
+	n.paired, n.unlogged = "", nil
 	switch r.Name {
 	case coreTable:
+		n.paired = coreTable
 		return n.addRelation(r, coreTable, coreColumns, coreStarted)
 	case attemptTable:
 		return n.addRelation(r, attemptTable, attemptColumns, -1)
 	}
-	if n.cfg.Identity && isLeaf(r.Name, coreTable) && r.ReplicaIdentity != 'i' {
-		return fmt.Errorf("%w: leaf %s.%s of ff_exec_core has replica identity %q, so its changes do not say what the state was before: run: ffstream migrate",
-			ErrReplicaIdentity, r.Namespace, r.Name, r.ReplicaIdentity)
+	if core && n.cfg.Identity {
+		n.unlogged = checkIdentity(r)
 	}
 	n.relations[r.ID] = nil
 	if isLeaf(r.Name, coreTable) || isLeaf(r.Name, attemptTable) {
 		n.relations[r.ID] = &relation{leaf: r.Name}
+	}
+	return nil
+}
+
+// loggedColumns are what the old tuple has to hold: the state, and the lane of a
+// deletion's subject.
+var loggedColumns = []int{corePhase, coreOwnership, coreEligibility, corePublic, coreAttemptState, coreLane}
+
+// checkIdentity finds a leaf whose updates and deletions do not say what the state
+// was before. The flags are the leaf's own. Which of its columns are described is
+// not: Postgres picks them by the numbers that the root's have, and a leaf that was
+// attached may have others under these. So a column is missed only where it is
+// described and has no flag.
+func checkIdentity(r *pgoutput.Relation) error {
+	if r.ReplicaIdentity != 'i' {
+		return fmt.Errorf("%w: leaf %s.%s of ff_exec_core has replica identity %q, so its changes do not say what the state was before",
+			ErrReplicaIdentity, r.Namespace, r.Name, r.ReplicaIdentity)
+	}
+	for i := range r.Columns {
+		c := &r.Columns[i]
+		if !c.Key && slices.ContainsFunc(loggedColumns, func(want int) bool { return c.Name == coreColumns[want] }) {
+			return fmt.Errorf("%w: leaf %s.%s of ff_exec_core has an index as replica identity that lacks column %s, so its changes do not say what that was before",
+				ErrReplicaIdentity, r.Namespace, r.Name, c.Name)
+		}
 	}
 	return nil
 }

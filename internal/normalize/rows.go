@@ -156,7 +156,7 @@ func (n *Normalizer) before(c *core, old *tuple) error {
 	case old.rel == nil:
 		c.flags |= flagUnidentified | flagCandidate
 	case old.value(corePhase).Null() && n.cfg.Identity:
-		return fmt.Errorf("%w: the old tuple of execution %s has no state: run: ffstream migrate", ErrReplicaIdentity, c.executionID())
+		return fmt.Errorf("%w: the old tuple of execution %s has no state", ErrReplicaIdentity, c.executionID())
 	case old.value(corePhase).Null():
 		c.flags |= flagUnidentified | flagCandidate
 	default:

@@ -95,9 +95,34 @@ func (s *source) relation(oid uint32, name string) *pgoutput.Relation {
 		r.ReplicaIdentity = 'i'
 	}
 	for _, c := range s.columns(strings.TrimSuffix(name, "_p0")) {
-		r.Columns = append(r.Columns, pgoutput.Column{Name: c.name})
+		r.Columns = append(r.Columns, pgoutput.Column{Name: c.name, Key: r.ReplicaIdentity == 'i' && slices.Contains(identityColumns, c.short)})
 	}
 	return r
+}
+
+// describe sends what comes before the first row of a leaf that is called name:
+// its root, of=<table>, and itself, with identity=<letter> and the index key=<column>,<column>.
+// Without a root it is another table.
+func (s *source) describe(name string, how row) error {
+	r := s.relation(coreOID+2, coreTable)
+	switch how["of"] {
+	case "core":
+		if err := s.n.Relation(s.relation(coreOID, coreTable)); err != nil {
+			return err
+		}
+	case "attempt":
+		r = s.relation(attemptOID+2, attemptTable)
+		if err := s.n.Relation(s.relation(attemptOID, attemptTable)); err != nil {
+			return err
+		}
+	}
+	r.Name, r.ReplicaIdentity = name, how["identity"][0]
+	for i, c := range s.columns(map[string]string{"attempt": attemptTable}[how["of"]]) {
+		if i < len(r.Columns) {
+			r.Columns[i].Key = slices.Contains(strings.Split(how["key"], ","), c.short)
+		}
+	}
+	return s.n.Relation(r)
 }
 
 // Row answers a lookup from the script's lookup lines.
