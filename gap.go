@@ -17,6 +17,7 @@ const (
 	GapStreamPurged      = "stream_purged"      // messages were removed before their age
 	GapStreamEdited      = "stream_edited"      // messages were deleted or replaced
 	GapPublicationEdited = "publication_edited" // rows that were written meanwhile were never sent
+	GapIdentityLost      = "identity_lost"      // a leaf did not log the state before a change
 	GapNoteMissing       = "note_missing"       // what would prove continuity is gone
 )
 

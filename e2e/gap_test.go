@@ -7,12 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/doctor"
 	"github.com/ffstream/ffstream/internal/testenv/engine"
 	"github.com/ffstream/ffstream/migrations"
@@ -29,6 +31,11 @@ type breach struct {
 	says   []string
 	// left is how many of the four events so far the stream has afterwards.
 	left int
+	// lost is how many more the strike commits that never come into it.
+	lost int
+	// healed: the database is mended before the gap is accepted, which does not mend
+	// what is in the log.
+	healed bool
 }
 
 const addAttempts = "ALTER PUBLICATION ffstream ADD TABLE ff_attempt (partition_key, execution_id, attempt_index, worker_id, worker_instance_id, lease_epoch, lease_expires_at_ms, started_at_ms, terminal_at_ms, outcome)"
@@ -60,37 +67,67 @@ func dropSlot(w *world) { w.exec("SELECT pg_drop_replication_slot($1)", w.slot) 
 func deleteStream(w *world) { w.must(w.js.DeleteStream(context.Background(), w.stream)) }
 
 var breaches = []breach{
-	{"slot dropped", false, dropSlot, "slot_missing", []string{"does not exist", "message 4", "restore the slot"}, 4},
+	{"slot dropped", false, dropSlot, "slot_missing", []string{"does not exist", "message 4", "restore the slot"}, 4, 0, false},
 	{"slot made again", false, func(w *world) {
 		dropSlot(w)
 		w.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", w.slot)
-	}, "slot_moved", []string{"advanced, or dropped and made again", "message 4", "restore the slot"}, 4},
-	{"slot advanced", false, advance, "slot_moved", []string{"advanced, or dropped and made again", "message 4"}, 4},
-	{"stream deleted", false, deleteStream, "stream_missing", []string{"does not exist", "restore the stream"}, 0},
+	}, "slot_moved", []string{"advanced, or dropped and made again", "message 4", "restore the slot"}, 4, 0, false},
+	{"slot advanced", false, advance, "slot_moved", []string{"advanced, or dropped and made again", "message 4"}, 4, 0, false},
+	{"stream deleted", false, deleteStream, "stream_missing", []string{"does not exist", "restore the stream"}, 0, 0, false},
 	{"stream made again", false, func(w *world) {
 		config := w.jetstream().CachedInfo().Config
 		deleteStream(w)
 		_, err := w.js.CreateStream(context.Background(), config)
 		w.must(err)
-	}, "stream_forgot", []string{"ends with message 0, and messages up to 4", "restore the stream"}, 0},
-	{"stream purged", false, func(w *world) { w.must(w.jetstream().Purge(context.Background())) }, "stream_purged", []string{"messages up to 4", "restore the stream"}, 0},
+	}, "stream_forgot", []string{"ends with message 0, and messages up to 4", "restore the stream"}, 0, 0, false},
+	{"stream purged", false, func(w *world) { w.must(w.jetstream().Purge(context.Background())) }, "stream_purged", []string{"messages up to 4", "restore the stream"}, 0, 0, false},
 	{"stream purged in part", false, func(w *world) {
 		w.must(w.jetstream().Purge(context.Background(), jetstream.WithPurgeSequence(4)))
-	}, "stream_purged", []string{"messages up to 3", "restore the stream"}, 1},
-	{"stream purged while it is written", true, func(w *world) { w.must(w.jetstream().Purge(context.Background())) }, "stream_purged", []string{"messages up to 4"}, 0},
-	{"stream deleted while it is written", true, deleteStream, "stream_missing", []string{"does not exist", "restore the stream"}, 0},
-	{"message deleted", false, func(w *world) { w.must(w.jetstream().DeleteMsg(context.Background(), 2)) }, "stream_edited", []string{"1 messages were deleted", "restore the stream"}, 3},
-	{"last message deleted", false, func(w *world) { w.must(w.jetstream().DeleteMsg(context.Background(), 4)) }, "stream_edited", []string{"1 messages were deleted"}, 3},
-	{"message deleted while it is written", true, func(w *world) { w.must(w.jetstream().DeleteMsg(context.Background(), 2)) }, "stream_edited", []string{"1 messages were deleted"}, 3},
+	}, "stream_purged", []string{"messages up to 3", "restore the stream"}, 1, 0, false},
+	{"stream purged while it is written", true, func(w *world) { w.must(w.jetstream().Purge(context.Background())) }, "stream_purged", []string{"messages up to 4"}, 0, 0, false},
+	{"stream deleted while it is written", true, deleteStream, "stream_missing", []string{"does not exist", "restore the stream"}, 0, 0, false},
+	{"message deleted", false, func(w *world) { w.must(w.jetstream().DeleteMsg(context.Background(), 2)) }, "stream_edited", []string{"1 messages were deleted", "restore the stream"}, 3, 0, false},
+	{"last message deleted", false, func(w *world) { w.must(w.jetstream().DeleteMsg(context.Background(), 4)) }, "stream_edited", []string{"1 messages were deleted"}, 3, 0, false},
+	{"message deleted while it is written", true, func(w *world) { w.must(w.jetstream().DeleteMsg(context.Background(), 2)) }, "stream_edited", []string{"1 messages were deleted"}, 3, 0, false},
 	{"publication edited", false, func(w *world) {
 		w.exec("ALTER PUBLICATION ffstream DROP TABLE ff_attempt")
 		w.exec(addAttempts)
-	}, "publication_edited", []string{"publication was edited", "never sent"}, 4},
+	}, "publication_edited", []string{"publication was edited", "never sent"}, 4, 0, false},
 	{"publication edited while it is followed", true, func(w *world) {
 		w.exec("ALTER PUBLICATION ffstream DROP TABLE ff_attempt")
 		w.exec(addAttempts)
-	}, "publication_edited", []string{"publication was edited"}, 4},
-	{"note deleted", false, func(w *world) { w.must(w.js.DeleteKeyValue(context.Background(), w.bucket())) }, "note_missing", []string{"note"}, 4},
+	}, "publication_edited", []string{"publication was edited"}, 4, 0, false},
+	{"leaf without identity while it is followed", true, func(w *world) { unlogged(w, "DEFAULT") }, "identity_lost",
+		[]string{"leaf public.ff_exec_core_previous of ff_exec_core has replica identity 'd'", "message 4", "run: ffstream migrate, then stop"}, 4, 2, true},
+	{"leaf with another identity", false, func(w *world) {
+		unlogged(w, "USING INDEX LEAF_pkey")
+		w.exec("ALTER TABLE ff_exec_core_previous REPLICA IDENTITY DEFAULT")
+		migrate(w)
+	}, "identity_lost",
+		[]string{"leaf public.ff_exec_core_previous of ff_exec_core has an index as replica identity that lacks column", "message 4"}, 4, 2, false},
+	{"note deleted", false, func(w *world) { w.must(w.js.DeleteKeyValue(context.Background(), w.bucket())) }, "note_missing", []string{"note"}, 4, 0, false},
+}
+
+// unlogged makes the leaf of the execution so far one that does not log the state,
+// under another name, and changes that twice.
+func unlogged(w *world, identity string) {
+	var leaf string
+	w.must(w.db.Pool.QueryRow(context.Background(), "SELECT tableoid::regclass FROM ff_exec_core").Scan(&leaf))
+	w.exec("ALTER TABLE " + leaf + " RENAME TO ff_exec_core_previous")
+	w.exec("ALTER TABLE ff_exec_core_previous REPLICA IDENTITY " + strings.ReplaceAll(identity, "LEAF", leaf))
+	transitions(w)
+}
+
+// transitions changes the state of the execution so far twice.
+func transitions(w *world) {
+	w.exec("UPDATE ff_exec_core SET public_state = 'suspended', lifecycle_phase = 'suspended'")
+	w.exec("UPDATE ff_exec_core SET public_state = 'waiting', lifecycle_phase = 'submitted'")
+}
+
+func migrate(w *world) {
+	if m := start(w.t, w.env(), "migrate"); m.code() != 0 {
+		w.t.Fatalf("migrate: %s", m.output())
+	}
 }
 
 // TestContinuity: each way in which continuity is lost ends the service with one
@@ -114,6 +151,8 @@ func (b *breach) check(w *world) {
 	e := &engine.Engine{Version: engine.Newest}
 	story := &engine.StoriesOf(engine.Newest)[0]
 	o := newOracle(w)
+	w.exec("CREATE PUBLICATION oracle FOR TABLE ff_exec_core, ff_attempt")
+	o.publication = "oracle"
 	p := w.run()
 	w.play(e, story, engine.Exec{Partition: 1, ID: uuid.New()})
 	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'submitted', ownership_state = 'unowned', public_state = 'waiting', attempt_state = 'pending'")
@@ -137,7 +176,14 @@ func (b *breach) check(w *world) {
 			t.Errorf("%q does not say %q", line, words)
 		}
 	}
-	b.accept(w, o)
+	if b.healed {
+		migrate(w)
+		p = start(t, w.env(), "run")
+		if code, again := p.code(), lastLines(p.output(), 1); code != 1 || !strings.Contains(again, b.says[0]) {
+			t.Errorf("with the database healed: exit code %d: %q does not say %q", code, again, b.says[0])
+		}
+	}
+	resumes := b.accept(w, o)
 	p = w.run()
 	w.play(e, story, engine.Exec{Partition: 2, ID: uuid.New()})
 	w.caughtUp(p)
@@ -145,6 +191,14 @@ func (b *breach) check(w *world) {
 	got := w.stored()
 	if len(got) != b.left+1+3 {
 		t.Fatalf("%d messages are stored, want %d, the gap and 3", len(got), b.left)
+	}
+	for i, e := range o.want {
+		if lost := i >= 4 && i < 4+b.lost; i >= 4 && lost != (e.commit() < resumes) {
+			t.Errorf("event %d of %d, at %s, is lost: %t; the gap says that the stream resumes at %X", i+1, len(o.want), e.position, lost, resumes)
+		}
+	}
+	if len(o.want) != 4+b.lost+3 {
+		t.Errorf("%d events were committed, want %d", len(o.want), 4+b.lost+3)
 	}
 	for i, m := range got[b.left+1:] {
 		if text := o.want[len(o.want)-3+i].differs(m); text != "" {
@@ -163,8 +217,18 @@ func (b *breach) check(w *world) {
 	}
 }
 
-// accept takes the gap and looks for it in the stream.
-func (b *breach) accept(w *world, o *oracle) {
+// commit is the LSN of the transaction's commit record.
+func (e *expected) commit() uint64 {
+	n, err := strconv.ParseUint(e.position[:16], 16, 64)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// accept takes the gap and looks for it in the stream. It returns where the gap says
+// that the stream resumes.
+func (b *breach) accept(w *world, o *oracle) uint64 {
 	w.t.Helper()
 	if p := start(w.t, w.env(), "resume"); p.code() != 2 || !strings.Contains(p.output(), "--accept-gap is required") {
 		w.t.Errorf("resume alone: %s", p.output())
@@ -190,7 +254,7 @@ func (b *breach) accept(w *world, o *oracle) {
 	if err := json.Unmarshal(gap.body, &body); err != nil {
 		w.t.Fatal(err)
 	}
-	if gap.subject != w.prefix+".gap" || body.Type != "ffstream.gap.v1" || body.Data.Reason != b.reason || body.Data.ResumesAt == "" {
+	if gap.subject != w.prefix+".gap" || body.Type != "ffstream.gap.v1" || body.Data.Reason != b.reason {
 		w.t.Errorf("the gap is %s: %s", gap.subject, gap.body)
 	}
 	o.read()
@@ -198,6 +262,9 @@ func (b *breach) accept(w *world, o *oracle) {
 	if want := last[strings.IndexByte(last, '-')+1:]; body.Data.AfterSequence != 4 || strings.Replace(body.Data.After, "/", "-", 1) != want {
 		w.t.Errorf("the gap is behind %d, %s; want 4, %s: %s", body.Data.AfterSequence, body.Data.After, want, gap.body)
 	}
+	resumes, err := ffstream.ParseLSN(body.Data.ResumesAt)
+	w.must(err)
+	return uint64(resumes)
 }
 
 // TestResumeRefuses: nothing is given up while the service holds the slot, or

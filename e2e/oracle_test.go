@@ -21,14 +21,16 @@ import (
 // positions of commits; and it applies the rule of the effective state as it
 // stands in the engine's documentation to images of the rows that it keeps.
 type oracle struct {
-	w        *world
-	rows     string // slot
-	commits  string // slot
-	source   string // of the events
-	system   uint64
-	cores    map[string]row            // by execution id, the row before the transaction
-	attempts map[string]map[string]row // by execution id and index
-	want     []expected
+	w       *world
+	rows    string // slot
+	commits string // slot
+	// publication that commits is read by; one that a test edits would hide commits.
+	publication string
+	source      string // of the events
+	system      uint64
+	cores       map[string]row            // by execution id, the row before the transaction
+	attempts    map[string]map[string]row // by execution id and index
+	want        []expected
 }
 
 // row is a row's columns in text form; a column that is absent is NULL.
@@ -43,7 +45,7 @@ type expected struct {
 func newOracle(w *world) *oracle {
 	w.t.Helper()
 	o := &oracle{
-		w: w, rows: w.slot + "_rows", commits: w.slot + "_commits", source: "/ffstream/" + w.slot,
+		w: w, rows: w.slot + "_rows", commits: w.slot + "_commits", publication: "ffstream", source: "/ffstream/" + w.slot,
 		cores: map[string]row{}, attempts: map[string]map[string]row{},
 	}
 	w.exec("SELECT pg_create_logical_replication_slot($1, 'test_decoding')", o.rows)
@@ -65,7 +67,7 @@ func (o *oracle) readCommits() map[uint32]commit {
 	o.w.t.Helper()
 	out := map[uint32]commit{}
 	rows, err := o.w.db.Pool.Query(context.Background(), `SELECT data FROM pg_logical_slot_get_binary_changes($1, NULL, NULL,
-		'proto_version', '1', 'publication_names', 'ffstream') WHERE get_byte(data, 0) = ascii('B')`, o.commits)
+		'proto_version', '1', 'publication_names', $2) WHERE get_byte(data, 0) = ascii('B')`, o.commits, o.publication)
 	if err != nil {
 		o.w.t.Fatal(err)
 	}

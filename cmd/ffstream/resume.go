@@ -13,7 +13,7 @@ import (
 // resumeCmd goes on over a gap that an operator accepts.
 type resumeCmd struct {
 	serviceFlags
-	AcceptGap bool `help:"Give up what is lost: record the gap in the stream, as an event of type ffstream.gap.v1, and go on behind it. Creates the slot or the stream anew where it is gone."`
+	AcceptGap bool `help:"Give up what is lost: record the gap in the stream, as an event of type ffstream.gap.v1, and go on behind it. Creates the slot or the stream anew where it is gone, and the slot where what is lost is in its log."`
 }
 
 // Run prints what was accepted, or that nothing had to be.

@@ -233,9 +233,12 @@ func (s *Stream) readSlot(ctx context.Context) error {
 	return nil
 }
 
-// DropSlot drops the slot, which no process may hold.
+// DropSlot drops the slot. While a process holds it that waits, as long as ctx lasts.
 func (s *Stream) DropSlot(ctx context.Context) error {
-	if err := pglogrepl.DropReplicationSlot(ctx, s.pg, s.cfg.Slot, pglogrepl.DropReplicationSlotOptions{}); err != nil {
+	if err := pglogrepl.DropReplicationSlot(ctx, s.pg, s.cfg.Slot, pglogrepl.DropReplicationSlotOptions{Wait: true}); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", ErrSlotBusy, err)
+		}
 		return fmt.Errorf("drop replication slot %s: %w", s.cfg.Slot, s.cfg.classify(stepCreate, err))
 	}
 	s.slot = Slot{}

@@ -49,6 +49,10 @@ type loss struct {
 	reason  string
 	what    string
 	restore string
+	// first is what has to be done before it is accepted; empty: nothing.
+	first string
+	// anew: the slot's log has the hole in it, so accepting makes the slot anew.
+	anew bool
 	// final: positions would repeat, so the stream can never go on.
 	final bool
 }
@@ -230,13 +234,17 @@ func (s *sighting) err(l *loss, stream, slot string) error {
 	if l.final {
 		return fmt.Errorf("%w: %s. Either %s, or begin a new stream (--stream) with a new slot (--slot)", ErrGap, l.what, l.restore)
 	}
-	return fmt.Errorf("%w: %s. %s. Either %s, or go on without what is lost: stop the service and run: ffstream resume --accept-gap", ErrGap, l.what, describe(s.gap(l), stream, slot), l.restore)
+	return fmt.Errorf("%w: %s. %s. Either %s, or go on without what is lost: %sstop the service and run: ffstream resume --accept-gap", ErrGap, l.what, describe(s.gap(l), l, stream, slot), l.restore, l.first)
 }
 
-func describe(g *ffstream.Gap, stream, slot string) string {
+func describe(g *ffstream.Gap, l *loss, stream, slot string) string {
 	from := "the stream's beginning"
 	if g.After.OK {
 		from = fmt.Sprintf("message %d (%s)", g.AfterSequence, g.After.V)
 	}
-	return fmt.Sprintf("Stream %s is exact up to %s; of what committed behind that and before %s, where slot %s goes on, something may be missing", stream, from, g.ResumesAt, slot)
+	to := fmt.Sprintf("%s, where slot %s goes on", g.ResumesAt, slot)
+	if l.anew {
+		to = fmt.Sprintf("the place, behind %s, where slot %s is made anew when that is accepted", g.ResumesAt, slot)
+	}
+	return fmt.Sprintf("Stream %s is exact up to %s; of what committed behind that and before %s, something may be missing", stream, from, to)
 }

@@ -94,6 +94,42 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestAccepting: what a session found in the log is a loss that an operator can
+// accept, whatever both ends show, and then the slot is made anew; but no session
+// refuses to begin for it.
+func TestAccepting(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(s *sighting)
+		reason string
+		anew   bool
+	}{
+		"nothing":        {func(s *sighting) { s.note.Lost = nil }, "", false},
+		"found":          {func(*sighting) {}, ffstream.GapIdentityLost, true},
+		"and a breach":   {func(s *sighting) { s.tail.State.Deleted = 1 }, ffstream.GapStreamEdited, true},
+		"a breach alone": {func(s *sighting) { s.tail.State.Deleted, s.note.Lost = 1, nil }, ffstream.GapStreamEdited, false},
+		"and no way on":  {func(s *sighting) { s.system.Timeline = 2 }, "timeline", false},
+	} {
+		s := healthy()
+		s.note.Lost = &found{Reason: ffstream.GapIdentityLost, What: "a leaf"}
+		var err error
+		if s.note, err = decodeNote(s.note.encode()); err != nil {
+			t.Fatal(err)
+		}
+		tc.change(s)
+		l, reason, anew := s.accepting(), "", false
+		if l != nil {
+			reason, anew = l.reason, l.anew
+		}
+		if reason != tc.reason || anew != tc.anew {
+			t.Errorf("%s: reason %q, anew %t; want %q, %t", name, reason, anew, tc.reason, tc.anew)
+		}
+		if _, l := s.judge(); name == "found" && l != nil {
+			t.Errorf("a session does not begin: %s", l.what)
+		}
+	}
+}
+
 // TestNoteRoundTrip: a note is read as it was written.
 func TestNoteRoundTrip(t *testing.T) {
 	t.Parallel()

@@ -25,6 +25,8 @@ type note struct {
 	Deleted int      `json:"deleted"`
 	Marks   []mark   `json:"marks"`
 	Anchors []anchor `json:"anchors"`
+	// Lost is what a session found to be lost behind the last mark.
+	Lost *found `json:"lost,omitempty"`
 }
 
 // mark says: the log before End is dealt with, and its last event is Sequence,

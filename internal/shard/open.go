@@ -221,6 +221,9 @@ func (s *Shard) Accept(ctx context.Context) (gap *ffstream.Gap, err error) {
 		return nil, err
 	}
 	defer func() {
+		if source == nil {
+			return
+		}
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
 		defer cancel()
 		err = errors.Join(err, source.Close(closing))
@@ -235,7 +238,7 @@ func (s *Shard) Accept(ctx context.Context) (gap *ffstream.Gap, err error) {
 		return nil, err
 	}
 	g := &e.sight
-	_, l := g.judge()
+	l := g.accepting()
 	switch {
 	case l == nil:
 		return nil, nil
@@ -243,6 +246,12 @@ func (s *Shard) Accept(ctx context.Context) (gap *ffstream.Gap, err error) {
 		return nil, g.err(l, s.cfg.Sink.Stream, s.cfg.Source.Slot)
 	case was.Invalidated != "":
 		l = s.invalidated(was)
+	case l.anew && !g.slotMade:
+		old := source
+		if source, err = s.replace(ctx, old); err != nil {
+			return nil, err
+		}
+		g.slot = source.Slot()
 	}
 	gap = g.gap(l)
 	sequence := g.tail.Sequence + 1

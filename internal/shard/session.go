@@ -83,7 +83,7 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 	established()
 	s.cfg.Log.Info("streaming", "slot", s.cfg.Source.Slot, "from", source.Slot().Confirmed.String(),
 		"stream", s.cfg.Sink.Stream, "sequence", tail.Sequence, "behind", way.skip.String())
-	return ss.run(ctx)
+	return ss.tell(ctx, ss.run(ctx))
 }
 
 // errUnsure wraps what may be a gap, or what another process has just done: the
