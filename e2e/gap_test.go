@@ -90,9 +90,19 @@ var breaches = []breach{
 	{"last message deleted", false, func(w *world) { w.must(w.jetstream().DeleteMsg(context.Background(), 4)) }, "stream_edited", []string{"1 messages were deleted"}, 3, 0, false},
 	{"message deleted while it is written", true, func(w *world) { w.must(w.jetstream().DeleteMsg(context.Background(), 2)) }, "stream_edited", []string{"1 messages were deleted"}, 3, 0, false},
 	{"publication edited", false, func(w *world) {
-		w.exec("ALTER PUBLICATION ffstream DROP TABLE ff_attempt")
-		w.exec(addAttempts)
-	}, "publication_edited", []string{"publication was edited", "never sent"}, 4, 0, false},
+		w.exec("ALTER PUBLICATION ffstream DROP TABLE ff_exec_core")
+		transitions(w)
+		migrate(w)
+	}, "publication_edited", []string{"publication was edited", "never sent", "made anew"}, 4, 2, false},
+	{"publication made again", false, func(w *world) {
+		w.exec("DROP PUBLICATION ffstream")
+		transitions(w)
+		migrate(w)
+	}, "publication_edited", []string{"publication was edited", "never sent", "made anew"}, 4, 2, false},
+	{"publication dropped while it is followed", true, func(w *world) {
+		w.exec("DROP PUBLICATION ffstream")
+		transitions(w)
+	}, "publication_edited", []string{"publication", "never sent", "made anew"}, 4, 2, true},
 	{"publication edited while it is followed", true, func(w *world) {
 		w.exec("ALTER PUBLICATION ffstream DROP TABLE ff_attempt")
 		w.exec(addAttempts)

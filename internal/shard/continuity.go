@@ -205,7 +205,7 @@ func (n *note) checkLineage(lineage []string) *loss {
 		return nil
 	}
 	return &loss{reason: ffstream.GapPublicationEdited, what: "the publication was edited or made again: rows that were written while it lacked something were never sent, and nothing tells which",
-		restore: "restore the database"}
+		restore: "restore the database", anew: true}
 }
 
 // edition is the present one's name.

@@ -30,13 +30,19 @@ func (f *found) loss() *loss {
 func (f *found) Error() string { return f.What }
 
 // foundBy tells which loss an error of a session is; nil: none.
-func foundBy(err error) *found {
+func (ss *session) foundBy(err error) *found {
 	var f *found
 	switch {
 	case errors.As(err, &f):
 		return f
 	case errors.Is(err, normalize.ErrReplicaIdentity):
 		return &found{Reason: ffstream.GapIdentityLost, What: err.Error() + ", and that is in the log for good", Restore: "restore the database", First: "run: ffstream migrate, then "}
+	case errors.Is(err, repl.ErrPublicationMissing):
+		return &found{
+			Reason:  ffstream.GapPublicationEdited,
+			What:    fmt.Sprintf("publication %s did not exist when a change in the log was made: what was written until it was made again is never sent", ss.shard.cfg.Source.Publication),
+			Restore: "restore the database", First: "run: ffstream migrate, then ",
+		}
 	}
 	return nil
 }
@@ -44,7 +50,7 @@ func foundBy(err error) *found {
 // tell ends a session. A loss that it found is told when everything before is
 // stored, and it is noted; else the next session finds it again.
 func (ss *session) tell(ctx context.Context, err error) error {
-	f := foundBy(err)
+	f := ss.foundBy(err)
 	if f == nil {
 		return err
 	}

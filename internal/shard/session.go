@@ -206,6 +206,13 @@ func (ss *session) follow(ctx context.Context, batches <-chan *repl.Batch, ended
 			if err == nil {
 				return ctx.Err() // A ended because it was told to
 			}
+			if ss.foundBy(err) != nil {
+				select {
+				case b := <-batches: // what came before it is not lost
+					return errors.Join(ss.batch(ctx, b), err)
+				default:
+				}
+			}
 			return err
 		case <-ctx.Done():
 			return ctx.Err()
