@@ -21,12 +21,14 @@ const (
 	GapNoteMissing       = "note_missing"       // what would prove continuity is gone
 )
 
-// Gap says what is lost. Everything up to After is in the stream, or was until it
-// aged out; of what committed behind it and before ResumesAt nothing is promised.
+// Gap says what is lost. Everything up to After was stored; of what committed behind
+// it and before ResumesAt nothing is promised. Reasons that begin with "stream_" say
+// that stored events were taken out, beside those that aged out: the stream no longer
+// holds all of what stands before the gap. Who had read them lacks none of them.
 type Gap struct {
 	Reason        string
 	Detail        string        // for people
-	After         Opt[Position] // absent when not known
+	After         Opt[Position] // the last event known to have been stored before; absent when not known
 	AfterSequence uint64        // stream sequence of the event at After
 	ResumesAt     LSN           // transactions that commit here or behind follow
 }

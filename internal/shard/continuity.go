@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ffstream/ffstream"
@@ -94,16 +95,33 @@ func (s *sighting) checkTimeline() *loss {
 	return &loss{reason: "timeline", what: what, restore: "bring back the database that the stream follows", final: true}
 }
 
+// marks are the note's that hold for what the stream has and for this log.
+func (s *sighting) marks() (held []mark) {
+	if s.note == nil {
+		return nil
+	}
+	for _, m := range s.note.Marks {
+		if m.Sequence <= s.tail.Sequence && (!s.forked || m.End <= s.fork) {
+			held = append(held, m)
+		}
+	}
+	return held
+}
+
+// checkLog looks for a stream that is ahead of the log.
+func (s *sighting) checkLog() *loss {
+	if !s.tail.Stored || s.tail.Gap || s.tail.Position.Commit < s.system.End {
+		return nil
+	}
+	return &loss{reason: "behind " + s.tail.Position.String(), what: fmt.Sprintf("the stream ends at %s, which the database's log has not reached: the database was restored or lost its latest transactions", s.tail.Position),
+		restore: "bring back the database that the stream follows", final: true}
+}
+
 // course finds where the stream ends in the log.
 func (s *sighting) course() (course, *loss) {
-	var c course
+	c := course{marks: s.marks()}
 	if s.note != nil {
 		last := s.note.last()
-		for _, m := range s.note.Marks {
-			if m.Sequence <= s.tail.Sequence && (!s.forked || m.End <= s.fork) {
-				c.marks = append(c.marks, m)
-			}
-		}
 		if s.tail.Sequence < last.Sequence {
 			if s.streamMade {
 				return c, &loss{reason: ffstream.GapStreamMissing, what: fmt.Sprintf("the stream was deleted, with messages up to %d (%s)", last.Sequence, last.Position), restore: "restore the stream"}
@@ -216,15 +234,39 @@ func edition(lineage []string) string {
 	return lineage[len(lineage)-1]
 }
 
+// resumesAt is where the stream goes on behind a gap: where the slot does, but never
+// before what is stored, which Postgres forgets in a crash that it was confirmed.
+func (s *sighting) resumesAt() ffstream.LSN {
+	at := s.slot.Confirmed
+	for _, m := range s.marks() {
+		if m.End <= s.system.End { // else it is of a log that was put back
+			at = max(at, m.End)
+		}
+	}
+	if s.tail.Stored {
+		at = max(at, behind(s.tail.Position))
+	}
+	return at
+}
+
+// behind is the first LSN behind a position at which a record can begin.
+func behind(p ffstream.Position) ffstream.LSN { return (p.Commit + 8) &^ 7 }
+
 // gap describes a loss for the stream's subscribers.
 func (s *sighting) gap(l *loss) *ffstream.Gap {
-	g := &ffstream.Gap{Reason: l.reason, Detail: l.what, ResumesAt: s.slot.Confirmed}
-	if s.note != nil && s.note.last().Sequence > 0 {
-		last := s.note.last()
-		g.After, g.AfterSequence = ffstream.Some(last.Position), last.Sequence
+	g := &ffstream.Gap{Reason: l.reason, Detail: l.what, ResumesAt: s.resumesAt()}
+	after := func(p ffstream.Position, sequence uint64) {
+		if sequence > 0 && p.Commit < g.ResumesAt { // what the slot sends again is not lost
+			g.After, g.AfterSequence = ffstream.Some(p), sequence
+		}
+	}
+	if s.note != nil {
+		for _, m := range s.note.Marks {
+			after(m.Position, m.Sequence)
+		}
 	}
 	if s.tail.Stored && (s.note == nil || s.tail.Sequence < s.note.last().Sequence || s.tail.Position.Compare(g.After.V) > 0) {
-		g.After, g.AfterSequence = ffstream.Some(s.tail.Position), s.tail.Sequence
+		after(s.tail.Position, s.tail.Sequence)
 	}
 	return g
 }
@@ -246,5 +288,9 @@ func describe(g *ffstream.Gap, l *loss, stream, slot string) string {
 	if l.anew {
 		to = fmt.Sprintf("the place, behind %s, where slot %s is made anew when that is accepted", g.ResumesAt, slot)
 	}
-	return fmt.Sprintf("Stream %s is exact up to %s; of what committed behind that and before %s, something may be missing", stream, from, to)
+	is := "is exact up to " + from
+	if strings.HasPrefix(l.reason, "stream_") {
+		is = "was exact up to " + from + ", and no longer holds all of that"
+	}
+	return fmt.Sprintf("Stream %s %s; of what committed behind that and before %s, something may be missing", stream, is, to)
 }

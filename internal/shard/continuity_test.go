@@ -104,11 +104,12 @@ func TestAccepting(t *testing.T) {
 		reason string
 		anew   bool
 	}{
-		"nothing":        {func(s *sighting) { s.note.Lost = nil }, "", false},
-		"found":          {func(*sighting) {}, ffstream.GapIdentityLost, true},
-		"and a breach":   {func(s *sighting) { s.tail.State.Deleted = 1 }, ffstream.GapStreamEdited, true},
-		"a breach alone": {func(s *sighting) { s.tail.State.Deleted, s.note.Lost = 1, nil }, ffstream.GapStreamEdited, false},
-		"and no way on":  {func(s *sighting) { s.system.Timeline = 2 }, "timeline", false},
+		"nothing":          {func(s *sighting) { s.note.Lost = nil }, "", false},
+		"found":            {func(*sighting) {}, ffstream.GapIdentityLost, true},
+		"and a breach":     {func(s *sighting) { s.tail.State.Deleted = 1 }, ffstream.GapStreamEdited, true},
+		"a breach alone":   {func(s *sighting) { s.tail.State.Deleted, s.note.Lost = 1, nil }, ffstream.GapStreamEdited, false},
+		"ahead of the log": {func(s *sighting) { s.slotMade, s.system.End = true, 0x100 }, "behind 0000000000000100/0000", false},
+		"and no way on":    {func(s *sighting) { s.system.Timeline = 2 }, "timeline", false},
 	} {
 		s := healthy()
 		s.note.Lost = &found{Reason: ffstream.GapIdentityLost, What: "a leaf"}
@@ -126,6 +127,40 @@ func TestAccepting(t *testing.T) {
 		}
 		if _, l := s.judge(); name == "found" && l != nil {
 			t.Errorf("a session does not begin: %s", l.what)
+		}
+	}
+}
+
+// TestGap: a gap tells the last event that was stored before it, and resumes behind
+// what is stored, where the slot sends what the stream lacks.
+func TestGap(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change  func(s *sighting)
+		after   uint64 // sequence; 0: not known
+		resumes ffstream.LSN
+	}{
+		"the slot is ahead":             {func(s *sighting) { s.slot.Confirmed = 0x280 }, 10, 0x280},
+		"Postgres crashed, tail stored": {func(s *sighting) { s.slot.Confirmed, s.note.Marks = 0x20, s.note.Marks[:1] }, 10, 0x180},
+		"Postgres crashed, tail alone":  {func(s *sighting) { s.slot.Confirmed, s.note = 0x20, nil }, 10, 0x108},
+		"Postgres crashed, tail a snapshot": {func(s *sighting) {
+			s.slot.Confirmed, s.note, s.tail.Position = 0x20, nil, ffstream.WatermarkPosition(0x108, 3)
+		}, 10, 0x108},
+		"Postgres crashed, all purged":        {func(s *sighting) { s.slot.Confirmed, s.tail.Stored = 0x20, false }, 10, 0x200},
+		"the broker forgot":                   {func(s *sighting) { s.tail.Sequence, s.tail.Position.Commit = 9, 0xF0 }, 9, 0x200},
+		"stream deleted":                      {func(s *sighting) { s.tail = publish.Tail{} }, 10, 0x200},
+		"stream deleted, slot held back":      {func(s *sighting) { s.tail, s.slot.Confirmed = publish.Tail{}, 0xF8 }, 9, 0xF8},
+		"stream deleted, slot has everything": {func(s *sighting) { s.tail, s.slot.Confirmed = publish.Tail{}, 0x20 }, 0, 0x20},
+		"nothing known":                       {func(s *sighting) { s.tail, s.note = publish.Tail{}, nil }, 0, 0x200},
+	} {
+		s := healthy()
+		tc.change(s)
+		g := s.gap(&loss{reason: "x"})
+		if g.AfterSequence != tc.after || g.After.OK != (tc.after > 0) || g.ResumesAt != tc.resumes {
+			t.Errorf("%s: behind %d, %v, resumes at %s; want %d, %s", name, g.AfterSequence, g.After, g.ResumesAt, tc.after, tc.resumes)
+		}
+		if at := ffstream.GapPosition(g.ResumesAt, s.tail.Sequence+1); s.tail.Stored && at.Compare(s.tail.Position) <= 0 {
+			t.Errorf("%s: the gap's event at %s is not behind the tail at %s", name, at, s.tail.Position)
 		}
 	}
 }

@@ -185,10 +185,8 @@ func (s *Shard) plan(e *ends) (course, error) {
 	}
 	// The log's end was read before the slot was taken, so another process may
 	// have published since.
-	if g.tail.Stored && !g.tail.Gap && g.tail.Position.Commit >= g.system.End {
-		l := &loss{what: fmt.Sprintf("stream %s ends at %s, which the database's log has not reached: the database was restored or lost its latest transactions", s.cfg.Sink.Stream, g.tail.Position),
-			restore: "bring back the database that the stream follows", final: true}
-		return c, s.twice("behind "+g.tail.Position.String(), g.err(l, s.cfg.Sink.Stream, s.cfg.Source.Slot))
+	if l := g.checkLog(); l != nil {
+		return c, s.twice(l.reason, g.err(l, s.cfg.Sink.Stream, s.cfg.Source.Slot))
 	}
 	if c.refill || g.tail.Sequence < s.acked {
 		text := fmt.Sprintf("the broker forgot messages that it had acknowledged; the slot still has them and refills stream %s from message %d", s.cfg.Sink.Stream, g.tail.Sequence+1)
@@ -263,7 +261,7 @@ func (s *Shard) Accept(ctx context.Context) (gap *ffstream.Gap, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := s.newNote(g, []mark{{End: g.slot.Confirmed, Sequence: tail.Sequence, Position: tail.Position}})
+	n := s.newNote(g, []mark{{End: gap.ResumesAt, Sequence: tail.Sequence, Position: tail.Position}})
 	n.Anchors, n.Deleted = nil, tail.State.Deleted
 	return gap, e.stream.WriteNote(ctx, n.encode())
 }
