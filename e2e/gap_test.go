@@ -367,8 +367,10 @@ func TestTimeline(t *testing.T) {
 		a.play(e, story, engine.Exec{Partition: 2 + i, ID: uuid.New()})
 		a.caughtUp(a.service)
 	}
-	if n := len(a.stored()); n != 9 {
-		t.Errorf("%d messages are stored, want 9", n)
+	a.beside(func() { a.play(e, story, engine.Exec{Partition: 4, ID: uuid.New()}) })
+	a.caughtUp(a.service)
+	if n := len(a.stored()); n != 12 {
+		t.Errorf("%d messages are stored, want 12", n)
 	}
 	a.service.stop()
 }

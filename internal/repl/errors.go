@@ -31,6 +31,9 @@ var (
 	ErrServerTooOld = errors.New("server is too old")
 	// ErrWALLevel: wal_level is not logical.
 	ErrWALLevel = errors.New("wal_level is not logical")
+	// ErrRecovery: the server is a standby. Its promotion mends it, or an address
+	// that leads to the primary.
+	ErrRecovery = errors.New("server is in recovery")
 	// ErrUnknownHost: the name of the server's host does not resolve.
 	ErrUnknownHost = errors.New("host name does not resolve")
 	// ErrUntrusted: no authority that is trusted signed the server's certificate.

@@ -118,9 +118,10 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 // TestOpenRefusesServers needs servers of its own: one without logical
-// decoding, and one that gives a slot little WAL to keep.
+// decoding, its standby, and one that gives a slot little WAL to keep.
 func TestOpenRefusesServers(t *testing.T) {
 	t.Parallel()
+	var last *testenv.Postgres
 	connect := func(settings map[string]string) (repl.Config, *pgx.Conn) {
 		ctx := testContext(t)
 		server, err := testenv.StartPostgres(ctx, testenv.PostgresConfig{Settings: settings})
@@ -132,6 +133,7 @@ func TestOpenRefusesServers(t *testing.T) {
 				t.Error(err)
 			}
 		})
+		last = server
 		cfg, err := pgconn.ParseConfig(server.URL("postgres"))
 		if err != nil {
 			t.Fatal(err)
@@ -151,6 +153,17 @@ func TestOpenRefusesServers(t *testing.T) {
 	}
 	cfg, _ := connect(map[string]string{"wal_level": "replica", "max_replication_slots": "4"})
 	refuse(cfg, repl.ErrWALLevel, "replica")
+
+	// A standby is waited for, whatever its settings and its slots are.
+	standby, err := last.Standby(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = standby.Close() })
+	if cfg.Conn, err = pgconn.ParseConfig(standby.URL("postgres")); err != nil {
+		t.Fatal(err)
+	}
+	refuse(cfg, repl.ErrRecovery, "promote it")
 
 	cfg, conn := connect(map[string]string{"max_slot_wal_keep_size": "'1MB'", "min_wal_size": "'32MB'", "max_wal_size": "'32MB'"})
 	s := open(t, cfg)

@@ -157,7 +157,14 @@ func (s *Stream) inspect(ctx context.Context) error {
 	if s.system.ID, err = strconv.ParseUint(id.SystemID, 10, 64); err != nil {
 		return fmt.Errorf("identify system: system identifier %q is not a number", id.SystemID)
 	}
-	row, err := s.query(ctx, "SELECT setting FROM pg_settings WHERE name = 'wal_level'")
+	row, err := s.query(ctx, "SELECT pg_is_in_recovery()")
+	if err != nil || row == nil {
+		return fmt.Errorf("ask for recovery: %w", err)
+	}
+	if row[0] == "t" { // its slots and settings say nothing of the primary's
+		return fmt.Errorf("%w: it is a standby, and the slot is the primary's: promote it, or let the database URL lead to the primary", ErrRecovery)
+	}
+	row, err = s.query(ctx, "SELECT setting FROM pg_settings WHERE name = 'wal_level'")
 	if err != nil || row == nil {
 		return fmt.Errorf("read wal_level: %w", err)
 	}

@@ -247,6 +247,7 @@ var causes = []struct {
 	{publish.ErrAmbiguous, "nats_ambiguous"},
 	{repl.ErrAuthentication, "postgres_authentication"},
 	{repl.ErrDatabaseMissing, "postgres_database"},
+	{repl.ErrRecovery, "postgres_recovery"},
 	{repl.ErrUnknownHost, "postgres_host"},
 	{repl.ErrUntrusted, "postgres_tls"},
 	{publish.ErrNoJetStream, "nats_jetstream"},
