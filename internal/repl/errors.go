@@ -34,6 +34,9 @@ var (
 	// ErrRecovery: the server is a standby. Its promotion mends it, or an address
 	// that leads to the primary.
 	ErrRecovery = errors.New("server is in recovery")
+	// ErrSilent: nothing came from the server, not even a reply that was asked for.
+	// A new connection tells whether it is there.
+	ErrSilent = errors.New("server is silent")
 	// ErrUnknownHost: the name of the server's host does not resolve.
 	ErrUnknownHost = errors.New("host name does not resolve")
 	// ErrUntrusted: no authority that is trusted signed the server's certificate.

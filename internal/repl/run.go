@@ -148,15 +148,24 @@ func (s *Stream) fill(ctx context.Context, b *Batch) error {
 		if err := b.reserve(); err != nil {
 			return err
 		}
-		if err := s.conn.SetReadDeadline(time.Now().Add(s.untilStatus())); err != nil {
+		wait := s.untilStatus()
+		if err := s.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 			return fmt.Errorf("set read deadline: %w", err)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if s.silent >= s.cfg.Silence {
+			return fmt.Errorf("read replication stream: %w: nothing came for %s, though a reply was asked for", ErrSilent, s.cfg.Silence)
+		}
 		n, err := s.in.Read(b.buf[len(b.buf):cap(b.buf)])
 		b.buf = b.buf[:len(b.buf)+n]
 		s.pace.read(n, time.Now())
+		// What was waited for is counted and not the time that passed: while the
+		// consumer blocked, or this process was stopped, nobody listened.
+		if s.silent += wait; n > 0 {
+			s.silent = 0
+		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
@@ -264,7 +273,9 @@ func (s *Stream) statusIfDue() error {
 }
 
 // sendStatus tells the server the confirmed position. It reports the same for
-// written and applied: ffstream writes nothing of its own.
+// written and applied: ffstream writes nothing of its own. It asks for a reply when
+// nothing came since a read began to wait: a server that is there may have nothing
+// else to say.
 func (s *Stream) sendStatus() error {
 	confirmed := s.confirmed.Load()
 	m := append(make([]byte, 0, 39), 'd', 0, 0, 0, 38, 'r')
@@ -273,7 +284,11 @@ func (s *Stream) sendStatus() error {
 	}
 	const unixToPostgres = 946684800 * 1e6 // microseconds from 1970 to 2000
 	m = binary.BigEndian.AppendUint64(m, uint64(time.Now().UnixMicro()-unixToPostgres))
-	m = append(m, 0)
+	reply := byte(0)
+	if s.silent > 0 {
+		reply = 1
+	}
+	m = append(m, reply)
 	if err := s.write(m); err != nil {
 		return fmt.Errorf("send standby status: %w", err)
 	}

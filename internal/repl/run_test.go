@@ -330,3 +330,41 @@ func TestConnectionLost(t *testing.T) {
 		})
 	}
 }
+
+// TestSilence: a server that has nothing to say is asked, and answers; a consumer
+// that blocks is no silence of the server; and a connection whose other end vanished
+// ends Run, after which a new one goes through.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	db := database(t)
+	relay := testenv.NewRelay(t, db.URL)
+	cfg := config(t, db)
+	conn, err := pgconn.ParseConfig(relay.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.RuntimeParams["wal_sender_timeout"] = "0" // of itself it never says that it is there
+	cfg.Conn, cfg.Silence = conn, 2*time.Second
+	r := run(t, start(t, cfg), 0)
+	exec(t, db, "INSERT INTO t VALUES (1)")
+	waitFor(t, db, "SELECT sent_lsn >= pg_current_wal_flush_lsn() FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1", db.Slot())
+	waitFor(t, db, "SELECT reply_time > $2::timestamptz + interval '3 s' FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1", db.Slot(), replyTime(t, db))
+	var f follower
+	f.until(t, r, 1)
+	for range 5 { // keepalives, for nothing is written
+		b := r.batch(t)
+		f.take(t, b)
+		b.Release()
+	}
+	relay.Freeze()
+	if err := r.failure(t); !errors.Is(err, repl.ErrSilent) {
+		t.Errorf("run ended with %v", err)
+	}
+	closeAtOnce(t, r.Stream)
+	exec(t, db, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1", db.Slot()) // a machine that is gone holds nothing
+	exec(t, db, "INSERT INTO t VALUES (2)")
+	var again follower
+	r = run(t, start(t, cfg), 1)
+	again.until(t, r, 2)
+	r.stop(t)
+}

@@ -36,9 +36,16 @@ type Config struct {
 	Messages bool
 	// StatusInterval is the longest time between two standby status messages
 	// while nothing is confirmed. Default 10 s, and never above a quarter of
-	// the server's wal_sender_timeout.
+	// the server's wal_sender_timeout, or of Silence.
 	StatusInterval time.Duration
+	// Silence is how long nothing may come from the server, while Run reads and asks
+	// for a reply, until it is taken for gone. Default DefaultSilence, and never
+	// below the server's wal_sender_timeout.
+	Silence time.Duration
 }
+
+// DefaultSilence is what Config.Silence is when it is not set.
+const DefaultSilence = 30 * time.Second
 
 // System is the server at the other end.
 type System struct {
@@ -72,8 +79,9 @@ type Stream struct {
 	confirmed  atomic.Uint64 // greatest LSN given to Confirm
 	reported   uint64        // what the last status message confirmed
 	lastStatus time.Time
-	free       chan *Batch // batches to read into: receivers put them back; capacity is the number made
-	carry      []byte      // an incomplete message at the end of the last batch
+	silent     time.Duration // for how long reads have waited in vain
+	free       chan *Batch   // batches to read into: receivers put them back; capacity is the number made
+	carry      []byte        // an incomplete message at the end of the last batch
 	pace       pace
 	failed     bool // Run ended before its context did
 }
@@ -83,6 +91,9 @@ type Stream struct {
 func Open(ctx context.Context, cfg Config) (*Stream, error) {
 	if cfg.StatusInterval == 0 {
 		cfg.StatusInterval = 10 * time.Second
+	}
+	if cfg.Silence == 0 {
+		cfg.Silence = DefaultSilence
 	}
 	s := &Stream{cfg: cfg}
 	conn := cfg.Conn.Copy()
@@ -194,7 +205,8 @@ func checkVersion(text string) error {
 	return nil
 }
 
-// readTimeout bounds the status interval by the server's patience.
+// readTimeout bounds the status interval by the server's patience and by our own,
+// which is no shorter.
 func (s *Stream) readTimeout(ctx context.Context) error {
 	row, err := s.query(ctx, "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'")
 	if err != nil || row == nil {
@@ -204,9 +216,12 @@ func (s *Stream) readTimeout(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read wal_sender_timeout: %q is not a number of milliseconds", row[0])
 	}
-	if ms > 0 {
-		s.cfg.StatusInterval = min(s.cfg.StatusInterval, time.Duration(ms)*time.Millisecond/4)
+	timeout := time.Duration(ms) * time.Millisecond // 0: the server has none
+	if timeout > 0 {
+		s.cfg.StatusInterval = min(s.cfg.StatusInterval, timeout/4)
 	}
+	s.cfg.Silence = max(s.cfg.Silence, timeout)
+	s.cfg.StatusInterval = min(s.cfg.StatusInterval, s.cfg.Silence/4)
 	return nil
 }
 

@@ -47,7 +47,7 @@ type session struct {
 func (s *Shard) session(ctx context.Context, established func()) (err error) {
 	opening, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	source, err := repl.Open(opening, s.cfg.Source)
+	source, err := repl.Open(opening, s.sourceConfig())
 	if err != nil {
 		return err
 	}

@@ -77,6 +77,9 @@ type Shard struct {
 	acked uint64
 	// suspect is the sign of the gap that the previous session believed to see.
 	suspect string
+	// silences is how many sessions in a row ended because the server was silent,
+	// without having stored anything.
+	silences int
 	// established: a session reached the streaming state once, so the
 	// configuration was right then.
 	established bool
@@ -148,6 +151,7 @@ func (s *Shard) Run(ctx context.Context) error {
 			delay.Reset()
 			said, s.suspect = "", ""
 		}
+		s.heed(err, s.acked > acked)
 		wait := delay.NextBackOff()
 		role := RoleConnecting
 		if errors.Is(err, repl.ErrSlotBusy) {
@@ -172,6 +176,32 @@ func (s *Shard) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// maxSilences bounds how often the time that a server may be silent is doubled: to
+// 16 minutes, after which the kernel would give the connection up.
+const maxSilences = 5
+
+// heed counts the sessions that a silent server ended. One that is there may be busy
+// in one place for longer than its silence is borne, and a session that gives up
+// before that is over makes it begin anew: each try bears twice the silence.
+func (s *Shard) heed(err error, stored bool) {
+	switch silent := errors.Is(err, repl.ErrSilent); {
+	case silent && !stored:
+		s.silences = min(s.silences+1, maxSilences)
+	case silent || stored:
+		s.silences = 0
+	}
+}
+
+// sourceConfig is the source's for the next session.
+func (s *Shard) sourceConfig() repl.Config {
+	cfg := s.cfg.Source
+	if cfg.Silence == 0 {
+		cfg.Silence = repl.DefaultSilence
+	}
+	cfg.Silence <<= s.silences
+	return cfg
 }
 
 func waitingFor(role Role) string {
@@ -248,6 +278,7 @@ var causes = []struct {
 	{repl.ErrAuthentication, "postgres_authentication"},
 	{repl.ErrDatabaseMissing, "postgres_database"},
 	{repl.ErrRecovery, "postgres_recovery"},
+	{repl.ErrSilent, "postgres_silent"},
 	{repl.ErrUnknownHost, "postgres_host"},
 	{repl.ErrUntrusted, "postgres_tls"},
 	{publish.ErrNoJetStream, "nats_jetstream"},
