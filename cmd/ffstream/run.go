@@ -124,6 +124,7 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	cfg.ShutdownTimeout, cfg.Holdback = c.ShutdownTimeout, c.ConfirmHoldback
 	monitor := newSource(database, c.Publication, c.ReplicaIdentity)
 	defer monitor.close()
+	cfg.Lineage = monitor.lineage // what waits for the look-ups' connection delays events
 	cfg.Probe = func(ctx context.Context) (shard.SlotHealth, error) { return monitor.probe(ctx, c.Slot) }
 	if c.Heartbeat > 0 {
 		cfg.Heartbeat, cfg.HeartbeatInterval = monitor.heartbeat, c.Heartbeat

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -25,12 +24,14 @@ type source struct {
 	database *pgconn.Config
 	cfg      migrations.Config
 
-	mu   sync.Mutex // guards conn: a session's end may overlap the next one's start
-	conn *pgx.Conn  // nil until it is needed, and after a failure
+	// turn is held, by a value in it, by whoever uses conn. A mutex would let one
+	// that waits for a server without an answer hold up others beyond their time.
+	turn chan struct{}
+	conn *pgx.Conn // nil until it is needed, and after a failure
 }
 
 func newSource(database *pgconn.Config, publication, identity string) *source {
-	return &source{database: database, cfg: migrations.Config{Publication: publication, Identity: identity == identityIndex}}
+	return &source{database: database, turn: make(chan struct{}, 1), cfg: migrations.Config{Publication: publication, Identity: identity == identityIndex}}
 }
 
 // connect opens an ordinary connection.
@@ -51,10 +52,15 @@ func connect(ctx context.Context, database *pgconn.Config) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// use runs f on the connection, which a failure closes.
+// use runs f on the connection, which a failure closes. It waits for its turn no
+// longer than ctx.
 func (s *source) use(ctx context.Context, f func(*pgx.Conn) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a connection to Postgres: %w", ctx.Err())
+	}
 	if s.conn == nil || s.conn.IsClosed() {
 		conn, err := connect(ctx, s.database)
 		if err != nil {
@@ -72,8 +78,8 @@ func (s *source) use(ctx context.Context, f func(*pgx.Conn) error) error {
 }
 
 func (s *source) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
 	if s.conn != nil {
 		_ = s.conn.Close(context.Background())
 	}

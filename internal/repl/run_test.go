@@ -351,7 +351,15 @@ func TestSilence(t *testing.T) {
 	waitFor(t, db, "SELECT reply_time > $2::timestamptz + interval '3 s' FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1", db.Slot(), replyTime(t, db))
 	var f follower
 	f.until(t, r, 1)
-	for range 5 { // keepalives, for nothing is written
+	// A server whose client is behind it says so at each status message, unasked.
+	end := scalar[string](t, db, "SELECT pg_current_wal_flush_lsn()::text")
+	lsn, err := ffstream.ParseLSN(end)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Confirm(lsn)
+	waitFor(t, db, confirmedIs, db.Slot(), end)
+	for range 20 { // keepalives, for nothing is written
 		b := r.batch(t)
 		f.take(t, b)
 		b.Release()

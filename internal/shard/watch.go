@@ -21,8 +21,8 @@ type observation struct {
 }
 
 // watch is goroutine C: it looks at both ends, and writes heartbeats, until ctx
-// ends. A look that fails
-// says nothing; the session has its own connections to fail by.
+// ends. A look that fails, or takes too long, says nothing; the session has its own
+// connections to fail by.
 func (ss *session) watch(ctx context.Context, seen chan<- observation) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -42,14 +42,7 @@ func (ss *session) watch(ctx context.Context, seen chan<- observation) {
 		case <-ctx.Done():
 			return
 		}
-		var o observation
-		var err error
-		if o.state, err = ss.stream.ReadState(ctx); errors.Is(err, publish.ErrStreamLost) {
-			o.err, err = err, nil
-		}
-		if lineage := ss.shard.cfg.Lineage; err == nil && lineage != nil {
-			o.lineage, err = lineage(ctx)
-		}
+		o, err := ss.glance(ctx)
 		if err != nil {
 			continue
 		}
@@ -59,6 +52,20 @@ func (ss *session) watch(ctx context.Context, seen chan<- observation) {
 			return
 		}
 	}
+}
+
+// glance looks once, for a bounded time: an end that does not answer would keep what
+// the look uses from others.
+func (ss *session) glance(ctx context.Context) (o observation, err error) {
+	looking, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if o.state, err = ss.stream.ReadState(looking); errors.Is(err, publish.ErrStreamLost) {
+		o.err, err = err, nil
+	}
+	if lineage := ss.shard.cfg.Lineage; err == nil && lineage != nil {
+		o.lineage, err = lineage(looking)
+	}
+	return o, err
 }
 
 // observe compares a look with the note.
