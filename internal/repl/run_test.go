@@ -373,6 +373,6 @@ func TestSilence(t *testing.T) {
 	exec(t, db, "INSERT INTO t VALUES (2)")
 	var again follower
 	r = run(t, start(t, cfg), 1)
-	again.until(t, r, 2)
+	again.until(t, r, 1)
 	r.stop(t)
 }
