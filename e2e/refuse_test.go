@@ -297,12 +297,23 @@ func TestStreamFull(t *testing.T) {
 	if n := len(w.stored()); n != 4 {
 		t.Errorf("%d messages are stored, the limit is 4", n)
 	}
+	await(t, "the service to try again and again", func() (bool, string) {
+		retries := p.report().Counters.Retries
+		return retries["stream_full"]+retries["nats_ambiguous"] >= 7, p.output()
+	})
+	// The session that filled it and the first that could not go on are news; no later try is.
+	if n, m := strings.Count(p.output(), `"msg":"streaming"`), strings.Count(p.output(), "stream is full"); n > 2 || m > 2 {
+		t.Errorf("it says %d times that it streams and %d times that the stream is full: %s", n, m, p.output())
+	}
 	limited.MaxMsgs = -1
 	if _, err := w.js.UpdateStream(context.Background(), limited); err != nil {
 		t.Fatal(err)
 	}
 	w.awaitActive(p)
 	w.caughtUp(p)
+	if !strings.Contains(p.output(), "streaming again") {
+		t.Errorf("it does not say that it goes on: %s", p.output())
+	}
 	o.compare()
 	p.stop()
 }

@@ -24,6 +24,7 @@ func connectNATS(url string, auth *natsAuth, log *slog.Logger, more ...nats.Opti
 		return nil, err
 	}
 	var refused refusals
+	var logged novelties
 	options = append(options,
 		nats.Name("ffstream"),
 		nats.RetryOnFailedConnect(true),
@@ -38,7 +39,9 @@ func connectNATS(url string, auth *natsAuth, log *slog.Logger, more ...nats.Opti
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { refused.set(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			refused.set(err)
-			log.Warn("NATS reported an error", "error", publish.Refused(err))
+			if logged.add(err) {
+				log.Warn("NATS reported an error", "error", publish.Refused(err))
+			}
 		}),
 		nats.ConnectHandler(func(*nats.Conn) { refused.set(nil) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -48,6 +51,7 @@ func connectNATS(url string, auth *natsAuth, log *slog.Logger, more ...nats.Opti
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) {
 			refused.set(nil)
+			logged.forget() // rights may have been granted
 			log.Info("NATS connected")
 		}),
 	)

@@ -276,3 +276,45 @@ func (r *refusals) last() error {
 	defer r.mu.Unlock()
 	return r.err
 }
+
+// novelties tells what a server reports for the first time on a connection. It
+// reports each message that is not permitted, and each has another subject.
+type novelties struct {
+	mu   sync.Mutex // guards said
+	said map[string]bool
+}
+
+// add reports whether err is of a kind that was not added before.
+func (n *novelties) add(err error) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	kind := reportKind(err)
+	if n.said[kind] {
+		return false
+	}
+	if n.said == nil {
+		n.said = make(map[string]bool)
+	}
+	n.said[kind] = true
+	return true
+}
+
+func (n *novelties) forget() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.said)
+}
+
+// reportKind is a report without what differs from message to message: of a subject
+// it keeps the head, which tells events, notes, requests and answers apart.
+func reportKind(err error) string {
+	text, subject, quoted := strings.Cut(err.Error(), `"`)
+	if !quoted || !errors.Is(err, nats.ErrPermissionViolation) {
+		return err.Error()
+	}
+	tokens := strings.SplitN(subject, ".", 5)
+	if tokens[0] == "$JS" { // $JS.API.STREAM.INFO
+		return text + strings.Join(tokens[:min(4, len(tokens))], ".")
+	}
+	return text + strings.Join(tokens[:min(2, len(tokens))], ".")
+}

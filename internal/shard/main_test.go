@@ -24,7 +24,7 @@ func testContext(t *testing.T) context.Context {
 }
 
 // broker connects to the test binary's NATS server and names a stream that the test
-// may write, which is gone at its end.
+// may write, which is gone at its end; none without a name.
 func broker(t *testing.T, stream string) (*nats.Conn, publish.Config) {
 	t.Helper()
 	nc, err := nats.Connect(testenv.NATSURL(t))
@@ -32,6 +32,9 @@ func broker(t *testing.T, stream string) (*nats.Conn, publish.Config) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
+	if stream == "" {
+		return nc, publish.Config{}
+	}
 	t.Cleanup(func() {
 		for _, name := range []string{stream, "KV_" + publish.Bucket(stream)} {
 			if _, err := nc.Request("$JS.API.STREAM.DELETE."+name, nil, patience); err != nil {

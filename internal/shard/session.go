@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/ffstream/ffstream"
@@ -34,6 +35,7 @@ type session struct {
 	pulse   pulse
 	window  window
 	before  normalize.Stats // the run's counters when the session began
+	began   time.Time
 
 	received, serverEnd ffstream.LSN
 	position            ffstream.Position
@@ -81,7 +83,11 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 	ss := s.newSession(ctx, e, pub, way)
 	ss.journal = newJournal(n, tail.Sequence, tail.State, s.cfg.Holdback, time.Now())
 	established()
-	s.cfg.Log.Info("streaming", "slot", s.cfg.Source.Slot, "from", source.Slot().Confirmed.String(),
+	level := slog.LevelInfo
+	if s.stalled {
+		level = slog.LevelDebug
+	}
+	s.cfg.Log.Log(ctx, level, "streaming", "slot", s.cfg.Source.Slot, "from", source.Slot().Confirmed.String(),
 		"stream", s.cfg.Sink.Stream, "sequence", tail.Sequence, "behind", way.skip.String())
 	return ss.tell(ctx, ss.run(ctx))
 }
@@ -102,7 +108,7 @@ func (s *Shard) twice(sign string, gap error) error {
 
 func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher, way course) *session {
 	source, tail := e.source, e.sight.tail
-	ss := &session{shard: s, source: source, stream: e.stream, pub: pub, events: make(map[ffstream.PublicState]uint64)}
+	ss := &session{shard: s, source: source, stream: e.stream, pub: pub, began: time.Now(), events: make(map[ffstream.PublicState]uint64)}
 	ss.position, ss.repeats, ss.extra = way.skip, way.skip.Commit, way.extra
 	ss.pulse = newPulse()
 	ss.window = newWindow(ss.pulse.session)
@@ -276,7 +282,12 @@ func (ss *session) confirm(ending bool) error {
 		j.stored(now)
 		ss.shard.known = j.note.clone()
 	}
-	ss.shard.acked = max(ss.shard.acked, ss.pub.Acked())
+	s, acked := ss.shard, ss.pub.Acked()
+	if s.stalled && (acked > s.acked || now.Sub(ss.began) > s.cfg.MaxBackoff) {
+		s.stalled = false
+		s.cfg.Log.Info("streaming again", "slot", s.cfg.Source.Slot, "stream", s.cfg.Sink.Stream, "sequence", acked)
+	}
+	s.acked = max(s.acked, acked)
 	if data := j.write(ss.ledger.done, now, ending); data != nil {
 		if err := ss.pub.Note(data); err != nil {
 			return err

@@ -4,10 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
 
 	"github.com/ffstream/ffstream"
@@ -80,6 +85,9 @@ type Shard struct {
 	// silences is how many sessions in a row ended because the server was silent,
 	// without having stored anything.
 	silences int
+	// stalled: the latest session to begin did not get on, so another one that begins
+	// is no news before it does.
+	stalled bool
 	// established: a session reached the streaming state once, so the
 	// configuration was right then.
 	established bool
@@ -123,7 +131,10 @@ func (s *Shard) Run(ctx context.Context) error {
 	}
 	delay := backoff.NewExponentialBackOff()
 	delay.InitialInterval, delay.MaxInterval = initialBackoff, s.cfg.MaxBackoff
-	said := "" // the cause that was logged last: one line a change, not one a try
+	// said has the causes that were logged since a session got on: one line a change,
+	// not one a try. Several may alternate: a full stream refuses one message as full,
+	// and the next because that one is missing.
+	said := make(map[string]bool)
 	for {
 		active, acked, began := false, s.acked, time.Now()
 		err := s.cfg.Sink.Explain(s.session(ctx, func() {
@@ -149,7 +160,10 @@ func (s *Shard) Run(ctx context.Context) error {
 		if active && (s.acked > acked || time.Since(began) > s.cfg.MaxBackoff) {
 			// It got on. One that only began, into a full stream for instance, did not.
 			delay.Reset()
-			said, s.suspect = "", ""
+			clear(said)
+			s.suspect = ""
+		} else if active {
+			s.stalled = true
 		}
 		s.heed(err, s.acked > acked)
 		wait := delay.NextBackOff()
@@ -166,8 +180,8 @@ func (s *Shard) Run(ctx context.Context) error {
 		})
 		if cause := causeOf(err); errors.Is(err, errUnsure) {
 			s.cfg.Log.Debug(err.Error())
-		} else if cause != said {
-			said = cause
+		} else if !said[cause] {
+			said[cause] = true
 			s.cfg.Log.Warn(waitingFor(role), "error", err)
 		}
 		select {
@@ -310,10 +324,26 @@ func nameOf(err error) string {
 }
 
 // causeOf is what tells a retryable error from the one before, so that a
-// repetition of the same with another number in its text is no news.
+// repetition of the same with another number in its text, such as the port of a
+// connection, is no news.
 func causeOf(err error) string {
 	if name := nameOf(err); name != causeOther && name != "unsure" {
 		return name
 	}
-	return err.Error()
+	text := err.Error()
+	step, _, _ := strings.Cut(text, ": ") // what could not be done
+	var pg *pgconn.PgError
+	var errno syscall.Errno
+	var network net.Error
+	switch {
+	case errors.As(err, &pg):
+		return step + " " + pg.Code
+	case errors.As(err, &errno):
+		return step + " " + errno.Error()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return step + " EOF"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return step + " timeout"
+	}
+	return text
 }
