@@ -70,7 +70,7 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 	}
 	n := s.newNote(&e.sight, way.marks)
 	if old := e.sight.note; old == nil || old.Timeline != n.Timeline || old.Publication != n.Publication {
-		if err := e.stream.WriteNote(opening, n.encode()); err != nil {
+		if err := e.stream.WriteNote(ctx, n.encode()); err != nil { // bounded by itself: creating the slot may have taken long
 			return err
 		}
 	}
