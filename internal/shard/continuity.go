@@ -39,9 +39,28 @@ type sighting struct {
 type course struct {
 	skip  ffstream.Position // events up to here are stored,
 	extra uint64            // and so many behind it, which have aged out
+	event bool              // skip is an event's position, which the log has to have
 	marks []mark            // of the note, those that hold for what the stream has
 	// refill: the broker forgot events, and the slot has to have them.
 	refill bool
+}
+
+// expects is the commit that a slot which is confirmed up to a place has to send; 0:
+// none, since it no longer reaches back to where the stream ends.
+func (c *course) expects(confirmed ffstream.LSN) ffstream.LSN {
+	if !c.event || confirmed > c.skip.Commit {
+		return 0
+	}
+	return c.skip.Commit
+}
+
+// checkLog looks for a stream that is ahead of a log that ends at a place.
+func (c *course) checkLog(end ffstream.LSN) *loss {
+	if !c.event || c.skip.Commit < end {
+		return nil
+	}
+	return &loss{reason: "behind " + c.skip.String(), what: fmt.Sprintf("the stream ends at %s, which the database's log has not reached: the database was restored or lost its latest transactions", c.skip),
+		restore: "bring back the database that the stream follows", final: true}
 }
 
 // loss is a gap: what happened, and what the operator can restore instead of
@@ -108,15 +127,6 @@ func (s *sighting) marks() (held []mark) {
 	return held
 }
 
-// checkLog looks for a stream that is ahead of the log.
-func (s *sighting) checkLog() *loss {
-	if !s.tail.Stored || s.tail.Gap || s.tail.Position.Commit < s.system.End {
-		return nil
-	}
-	return &loss{reason: "behind " + s.tail.Position.String(), what: fmt.Sprintf("the stream ends at %s, which the database's log has not reached: the database was restored or lost its latest transactions", s.tail.Position),
-		restore: "bring back the database that the stream follows", final: true}
-}
-
 // course finds where the stream ends in the log.
 func (s *sighting) course() (course, *loss) {
 	c := course{marks: s.marks()}
@@ -130,7 +140,7 @@ func (s *sighting) course() (course, *loss) {
 		}
 	}
 	if s.tail.Stored {
-		c.skip = s.tail.Position
+		c.skip, c.event = s.tail.Position, !s.tail.Gap
 		return c, nil
 	}
 	if s.streamMade || s.tail.Sequence > 0 && len(c.marks) == 0 {
@@ -141,7 +151,7 @@ func (s *sighting) course() (course, *loss) {
 		return c, &loss{reason: reason, what: what, restore: "restore the stream and its note, bucket " + publish.Bucket("<stream>")}
 	}
 	if n := len(c.marks); n > 0 {
-		c.skip, c.extra = c.marks[n-1].Position, s.tail.Sequence-c.marks[n-1].Sequence
+		c.skip, c.extra, c.event = c.marks[n-1].Position, s.tail.Sequence-c.marks[n-1].Sequence, c.marks[n-1].event()
 	}
 	return c, nil
 }

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -161,6 +162,59 @@ func TestGap(t *testing.T) {
 		}
 		if at := ffstream.GapPosition(g.ResumesAt, s.tail.Sequence+1); s.tail.Stored && at.Compare(s.tail.Position) <= 0 {
 			t.Errorf("%s: the gap's event at %s is not behind the tail at %s", name, at, s.tail.Position)
+		}
+	}
+}
+
+// TestCourseExpects: the commit that the stream ends with is looked for wherever the
+// log must have it, also when the event has aged out and the note alone tells of it;
+// a gap's event stands at no commit.
+func TestCourseExpects(t *testing.T) {
+	t.Parallel()
+	aged := func(s *sighting) {
+		s.tail.Stored, s.tail.State.First, s.noteHas, s.now = false, 11, false, s.now.Add(30*24*time.Hour)
+	}
+	for name, tc := range map[string]struct {
+		change func(s *sighting)
+		expect ffstream.LSN
+		behind bool
+	}{
+		"everything was confirmed":   {func(*sighting) {}, 0, false},
+		"Postgres crashed":           {func(s *sighting) { s.slot.Confirmed = 0x100 }, 0x100, false},
+		"restored to before":         {func(s *sighting) { s.slot.Confirmed, s.system.End = 0x80, 0x100 }, 0x100, true},
+		"aged out":                   {aged, 0, false},
+		"aged out, Postgres crashed": {func(s *sighting) { aged(s); s.slot.Confirmed = 0x80 }, 0x100, false},
+		"aged out, restored":         {func(s *sighting) { aged(s); s.slot.Confirmed, s.system.End = 0x80, 0x90 }, 0x100, true},
+		"nothing was ever stored": {func(s *sighting) {
+			s.tail, s.note.Marks, s.note.Anchors, s.noteHas = publish.Tail{}, []mark{{End: 0x200}}, nil, false
+		}, 0, false},
+		"a gap's event": {func(s *sighting) { s.tail.Gap, s.slot.Confirmed = true, 0x80 }, 0, false},
+		"a gap's event has aged out": {func(s *sighting) {
+			aged(s)
+			s.note.Marks, s.slot.Confirmed = []mark{{End: 0x100, Sequence: 10, Position: ffstream.GapPosition(0x100, 10)}, {End: 0x200, Sequence: 10, Position: ffstream.GapPosition(0x100, 10)}}, 0x80
+		}, 0, false},
+	} {
+		sight := healthy()
+		tc.change(sight)
+		c, l := sight.judge()
+		if l != nil {
+			t.Errorf("%s: %s", name, l.what)
+			continue
+		}
+		if got := c.expects(sight.slot.Confirmed); got != tc.expect {
+			t.Errorf("%s: expects a commit at %s, want %s", name, got, tc.expect)
+		}
+		s := New(nil, Config{})
+		_, err := s.plan(&ends{sight: *sight})
+		if tc.behind { // at the first look another process may just have published
+			if errors.Is(err, errUnsure) {
+				_, err = s.plan(&ends{sight: *sight})
+			}
+			if !errors.Is(err, ErrGap) {
+				t.Errorf("%s: %v", name, err)
+			}
+		} else if err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

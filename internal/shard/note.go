@@ -40,6 +40,11 @@ type mark struct {
 	noted bool      // a note that is stored has the mark
 }
 
+// event reports whether the mark's position is that of an event which the log tells.
+// That of a gap's event has its sequence as index, see ffstream.GapPosition; an event
+// that has too is not looked for, which tells less and never wrongly.
+func (m *mark) event() bool { return m.Sequence > 0 && m.Position.Index != uint32(m.Sequence) }
+
 // anchor says when a message was stored, at the earliest. One that is gone before
 // its age was removed by somebody.
 type anchor struct {

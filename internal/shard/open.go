@@ -185,7 +185,7 @@ func (s *Shard) plan(e *ends) (course, error) {
 	}
 	// The log's end was read before the slot was taken, so another process may
 	// have published since.
-	if l := g.checkLog(); l != nil {
+	if l := c.checkLog(g.system.End); l != nil {
 		return c, s.twice(l.reason, g.err(l, s.cfg.Sink.Stream, s.cfg.Source.Slot))
 	}
 	if c.refill || g.tail.Sequence < s.acked {

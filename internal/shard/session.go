@@ -107,14 +107,12 @@ func (s *Shard) twice(sign string, gap error) error {
 }
 
 func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher, way course) *session {
-	source, tail := e.source, e.sight.tail
+	source := e.source
 	ss := &session{shard: s, source: source, stream: e.stream, pub: pub, began: time.Now(), events: make(map[ffstream.PublicState]uint64)}
 	ss.position, ss.repeats, ss.extra = way.skip, way.skip.Commit, way.extra
 	ss.pulse = newPulse()
 	ss.window = newWindow(ss.pulse.session)
-	if tail.Stored && !tail.Gap && source.Slot().Confirmed <= tail.Position.Commit {
-		ss.expect = tail.Position.Commit
-	}
+	ss.expect = way.expects(source.Slot().Confirmed)
 	ss.ledger.acked = pub.Acked()
 	cfg := normalize.Config{
 		SystemID: source.System().ID,
