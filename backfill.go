@@ -5,7 +5,8 @@ import "strconv"
 // Types of the events that a backfill adds to the stream.
 const (
 	// TypeSnapshotted is the state of an execution as a backfill read it. It is no
-	// transition: From is empty, and the execution was in To before and after it.
+	// transition: From is empty, and the execution was in To before and after it. With
+	// Repair the stream tells another state before it, and missed how that ended.
 	TypeSnapshotted = "ffstream.execution.snapshotted.v1"
 	// TypeBackfill says how far a backfill is. It stands behind the executions that
 	// it counts and is stored with them, or not at all.
@@ -18,8 +19,8 @@ const OpSnapshot = "snapshot"
 // Snapshot is what an event of TypeSnapshotted has beside the execution.
 type Snapshot struct {
 	Run string // which backfill
-	// Repair: a comparison found that the stream does not tell this state. Known is
-	// what it told last, empty when it told nothing.
+	// Repair: the stream told another state last, which a verification or a backfill
+	// behind a gap found. Known is what it told, empty when it told nothing.
 	Repair bool
 	Known  PublicState
 }

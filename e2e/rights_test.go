@@ -170,6 +170,14 @@ func whole(t *testing.T, w *world) {
 			t.Errorf("resume ends with %d and does not say %q: %s", p.code(), says, p.output())
 		}
 	}
+	p = start(t, w.service(), "run")
+	w.awaitActive(p)
+	for _, args := range [][]string{{"backfill", "--wait"}, {"verify"}} { // which read what the stream tells
+		if p := start(t, w.service(), args...); p.code() != 0 {
+			t.Errorf("%s behind a gap: %s", args, p.output())
+		}
+	}
+	p.stop()
 }
 
 // toasted makes the service look a row up: its raw_fields are stored out of line
@@ -294,6 +302,20 @@ func natsRights(t *testing.T, s *strict) {
 				return
 			}
 			p := start(t, w.service(), "run")
+			if strings.Contains(subject, ".CONSUMER.") { // transitions need none
+				w.awaitActive(p)
+				w.passes(p)
+				v := start(t, w.service(), "verify", "--timeout=1s")
+				deletes := kindOf(subject) == "DELETE"
+				if code := v.code(); code == 0 != deletes {
+					t.Errorf("verify ends with %d: %s", code, v.output())
+				}
+				if left := w.jetstream().CachedInfo().State.Consumers; left == 0 == deletes {
+					t.Errorf("verify leaves %d consumers", left)
+				}
+				p.stop()
+				return
+			}
 			if subject == "$JS.API.STREAM.MSG.GET.FFSTREAM" { // nothing is read of an empty stream
 				w.awaitActive(p)
 				w.passes(p)

@@ -132,7 +132,7 @@ func (c *backfillStart) Run(ctx context.Context, term terminal, log *slog.Logger
 
 // look compares the filter with the tables. False says that nothing can match.
 func (c *backfillStart) look(ctx context.Context, database *pgconn.Config, f *backfill.Filter, term terminal) (bool, error) {
-	if len(f.Lanes)+len(f.Namespaces)+len(f.States) == 0 && f.Since.IsZero() {
+	if f.Whole() {
 		return true, nil
 	}
 	conn, err := connect(ctx, database)

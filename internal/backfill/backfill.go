@@ -63,6 +63,11 @@ func (f *Filter) Allows(e *ffstream.Event) bool {
 		(f.Since.IsZero() || e.CreatedAtMs.V >= f.Since.UnixMilli())
 }
 
+// Whole reports whether it allows all executions of the partitions that it names.
+func (f *Filter) Whole() bool {
+	return len(f.Lanes)+len(f.Namespaces)+len(f.States) == 0 && f.Since.IsZero()
+}
+
 func allows[T comparable](some []T, v T) bool { return len(some) == 0 || slices.Contains(some, v) }
 
 // Wish is what the operator wants of a run.

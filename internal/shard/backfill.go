@@ -86,7 +86,8 @@ type backfiller struct {
 	shard  *Shard
 	cfg    *BackfillConfig
 	store  *backfill.Store
-	window *window // chunks and stored alone; the rest is B's
+	stream *publish.Stream
+	window *window // its channels alone; the rest is B's
 	number uint64  // of the latest chunk
 	looked time.Time
 	order  backfill.Order
@@ -98,15 +99,17 @@ type backfiller struct {
 	sequence uint64
 	limiter  *rate.Limiter
 	pace     pacer
+	estimate uint64 // of all executions
+	gap      uint64 // sequence of the stream's latest; 0: it has none
+	told     *told  // of the partitions that are read now; nil: not needed, or not read
 }
 
 // backfill runs E until ctx ends.
 func (ss *session) backfill(ctx context.Context) {
-	b := &backfiller{shard: ss.shard, cfg: ss.shard.cfg.Backfill, window: &ss.window}
-	marked := func(ctx context.Context) (ffstream.Opt[ffstream.Backfill], error) { return ss.stream.ReadBackfill(ctx) }
+	b := &backfiller{shard: ss.shard, cfg: ss.shard.cfg.Backfill, stream: ss.stream, window: &ss.window}
 	wait := orderInterval
 	for {
-		err := b.step(ctx, marked)
+		err := b.step(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -142,14 +145,15 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // step does one thing: looks for an order, or reads one chunk of the run that is
 // open. After an error it can be called again.
-func (b *backfiller) step(ctx context.Context, marked func(context.Context) (ffstream.Opt[ffstream.Backfill], error)) error {
-	if err := b.look(ctx, marked); err != nil || b.order.Run == "" {
+func (b *backfiller) step(ctx context.Context) error {
+	if err := b.look(ctx); err != nil || b.order.Run == "" {
 		return err
 	}
 	switch {
 	case b.at.Status != ffstream.BackfillRunning: // that is published, and not stored yet
 		return b.end(ctx, b.at.Status)
 	case b.order.Wish == backfill.Pause:
+		b.told = nil // it may be for long
 		return b.tell(ctx, backfill.Paused, "")
 	case b.order.Wish == backfill.Cancel:
 		return b.end(ctx, ffstream.BackfillCancelled)
@@ -168,7 +172,7 @@ func (b *backfiller) step(ctx context.Context, marked func(context.Context) (ffs
 }
 
 // look reads the order when that is due.
-func (b *backfiller) look(ctx context.Context, marked func(context.Context) (ffstream.Opt[ffstream.Backfill], error)) error {
+func (b *backfiller) look(ctx context.Context) error {
 	now := time.Now()
 	if now.Sub(b.looked) < orderInterval {
 		return nil
@@ -194,7 +198,7 @@ func (b *backfiller) look(ctx context.Context, marked func(context.Context) (ffs
 	if known {
 		return nil
 	}
-	if err := b.begin(ctx, &report, marked); err != nil {
+	if err := b.begin(ctx, &report); err != nil {
 		b.order, b.looked = backfill.Order{}, time.Time{}
 		return err
 	}
@@ -202,8 +206,8 @@ func (b *backfiller) look(ctx context.Context, marked func(context.Context) (ffs
 }
 
 // begin starts a run, or goes on with one where the stream says.
-func (b *backfiller) begin(ctx context.Context, report *backfill.Report, marked func(context.Context) (ffstream.Opt[ffstream.Backfill], error)) error {
-	at, err := marked(ctx)
+func (b *backfiller) begin(ctx context.Context, report *backfill.Report) error {
+	at, err := b.stream.ReadBackfill(ctx)
 	if err != nil {
 		return err
 	}
@@ -216,9 +220,13 @@ func (b *backfiller) begin(ctx context.Context, report *backfill.Report, marked 
 			return b.close(ctx, at.V.Status)
 		}
 	}
-	if b.report.Total, err = b.cfg.Source.Estimate(ctx); err != nil {
+	if b.gap, err = b.stream.LastGap(ctx); err != nil {
 		return err
 	}
+	if b.estimate, err = b.cfg.Source.Estimate(ctx); err != nil {
+		return err
+	}
+	b.report.Total, b.told = b.estimate, nil
 	if f := &b.order.Filter; len(f.Partitions) > 0 {
 		b.report.Total = b.report.Total * uint64(len(f.Partitions)) / 256
 	}
@@ -263,6 +271,9 @@ func (b *backfiller) read(ctx context.Context) error {
 	if !more {
 		return b.end(ctx, ffstream.BackfillCompleted)
 	}
+	if err := b.recall(ctx, first.Partition); err != nil {
+		return err
+	}
 	return b.chunk(ctx, func(ctx context.Context) ([]ffstream.Event, ffstream.Opt[ffstream.ExecutionID], error) {
 		return b.fill(ctx, first)
 	})
@@ -274,7 +285,7 @@ func (b *backfiller) fill(ctx context.Context, q ChunkQuery) (all []ffstream.Eve
 	limit, began := q.Limit, time.Now()
 	for first, more := true, true; more && len(all) < limit && (first || time.Since(began) < chunkTime); first = false {
 		q.Limit = limit - len(all)
-		events, last, err := b.cfg.Source.Chunk(ctx, q)
+		events, last, err := b.page(ctx, q)
 		if err != nil {
 			return nil, after, err
 		}
@@ -291,8 +302,9 @@ func (b *backfiller) fill(ctx context.Context, q ChunkQuery) (all []ffstream.Eve
 		if q, more, err = b.next(ctx, after); err != nil {
 			return nil, after, err
 		}
+		more = more && (b.told == nil || b.told.has(q.Partition))
 	}
-	return all, after, nil
+	return all, after, b.compare(ctx, all)
 }
 
 var lastUUID = uuid.Max
@@ -370,7 +382,7 @@ func (b *backfiller) listed(ctx context.Context, list []backfill.Listed) ([]ffst
 	}
 	var all []ffstream.Event
 	for partition, ids := range parts {
-		events, err := b.cfg.Source.Listed(ctx, partition, ids, b.waiting(ctx))
+		events, err := b.again(ctx, partition, ids)
 		if err != nil {
 			return nil, err
 		}
@@ -379,19 +391,32 @@ func (b *backfiller) listed(ctx context.Context, list []backfill.Listed) ([]ffst
 	for i := range all {
 		e := &all[i]
 		e.Snapshot = &ffstream.Snapshot{Run: b.order.Run, Repair: true, Known: ffstream.PublicState(known[e.ExecutionID])}
-		delete(known, e.ExecutionID)
 	}
-	for id, state := range known {
-		if state == "" || state == string(ffstream.StatePurged) {
-			continue
-		}
-		all = append(all, ffstream.Event{
-			Type: ffstream.TypeSnapshotted, ExecutionID: id, To: ffstream.StatePurged, Consistent: true,
-			Snapshot: &ffstream.Snapshot{Run: b.order.Run, Repair: true, Known: ffstream.PublicState(state)},
-		})
-	}
+	all = slices.DeleteFunc(all, func(e ffstream.Event) bool {
+		return e.To == ffstream.StatePurged && (e.Snapshot.Known == "" || e.Snapshot.Known == ffstream.StatePurged)
+	})
 	slices.SortFunc(all, func(x, y ffstream.Event) int { return strings.Compare(x.ExecutionID.String(), y.ExecutionID.String()) })
 	return all, nil
+}
+
+// again reads executions of a partition; those that do not exist come as purged.
+func (b *backfiller) again(ctx context.Context, partition int16, ids []uuid.UUID) ([]ffstream.Event, error) {
+	events, err := b.cfg.Source.Listed(ctx, partition, ids, b.waiting(ctx))
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[uuid.UUID]struct{}, len(events))
+	for i := range events {
+		found[events[i].ExecutionID.UUID()] = struct{}{}
+	}
+	for _, id := range ids {
+		if _, is := found[id]; !is {
+			events = append(events, ffstream.Event{
+				Type: ffstream.TypeSnapshotted, ExecutionID: ffstream.NewExecutionID(uint16(partition), id), To: ffstream.StatePurged, Consistent: true,
+			})
+		}
+	}
+	return events, nil
 }
 
 // chunk writes the watermarks around a read, has what it gave published, and
@@ -479,7 +504,7 @@ func (b *backfiller) close(ctx context.Context, status string) error {
 		return err
 	}
 	b.shard.cfg.Log.Info("backfill is "+string(state), "run", b.order.Run, "executions", b.at.Executions, "published", b.at.Published, "superseded", b.at.Superseded)
-	b.ended, b.order = b.order.Run, backfill.Order{}
+	b.ended, b.order, b.told = b.order.Run, backfill.Order{}, nil
 	return nil
 }
 
@@ -516,7 +541,7 @@ func (b *backfiller) show() {
 
 // fail shows what went wrong; one line is logged a change.
 func (b *backfiller) fail(ctx context.Context, err error) {
-	text := err.Error()
+	text := b.shard.cfg.Sink.Explain(err).Error()
 	if b.report.Error != text {
 		b.shard.cfg.Log.Warn("backfill: trying again", "run", b.order.Run, "error", text)
 	}

@@ -38,14 +38,18 @@ type window struct {
 	touched map[ffstream.ExecutionID]struct{}
 	chunks  chan chunk  // from E, which sends before it writes the high watermark
 	stored  chan stored // to E, which waits for it
+	lows    chan low    // to E, which may look or not; it has room for the latest
 }
+
+// low is a low watermark that was met: the sequence of the last event before it.
+type low struct{ number, sequence uint64 }
 
 // maxTouched bounds the executions of a window. A transaction of more voids the
 // chunk, which is then read again.
 const maxTouched = 100_000
 
 func newWindow(session string) window {
-	return window{session: session, chunks: make(chan chunk, 1), stored: make(chan stored, 1)}
+	return window{session: session, chunks: make(chan chunk, 1), stored: make(chan stored, 1), lows: make(chan low, 1)}
 }
 
 // WatermarkPrefix is the prefix of a slot's watermarks.
@@ -83,6 +87,21 @@ func (w *window) begin(number uint64) {
 	w.number, w.open, w.touched = number, true, make(map[ffstream.ExecutionID]struct{})
 }
 
+// awaitLow gives the sequence of the last event before a chunk's low watermark. It
+// is E's.
+func (w *window) awaitLow(ctx context.Context, number uint64) (uint64, error) {
+	for {
+		select {
+		case l := <-w.lows:
+			if l.number == number {
+				return l.sequence, nil
+			}
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
 // see notes an event of a transaction.
 func (w *window) see(e *ffstream.Event) {
 	if !w.open {
@@ -112,6 +131,11 @@ func (ss *session) mark(ctx context.Context, m *pgoutput.LogicalMessage) error {
 		return ss.strange(m)
 	case kind == lowWatermark:
 		w.begin(number)
+		select {
+		case <-w.lows: // that nobody looked at
+		default:
+		}
+		w.lows <- low{number, ss.pub.Sequence()}
 		return nil
 	}
 	var c chunk

@@ -1,0 +1,88 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ffstream/ffstream/migrations"
+)
+
+// isOne is a condition for one execution.
+func isOne(id string) string {
+	return fmt.Sprintf("'{fp:' || partition_key || '}:' || execution_id = '%s'", id)
+}
+
+// repairs gives what the snapshots of a run say of executions: what was told before,
+// where they repair that, and what is.
+func (w *world) repairs(run string) (repairs map[string]string, plain map[string]string) {
+	w.t.Helper()
+	repairs, plain = map[string]string{}, map[string]string{}
+	w.each(func(m message) {
+		switch e := parsed(w.t, m); {
+		case e.Data.Run != run || e.Data.ExecutionID == "":
+		case !e.Data.Repair:
+			plain[e.Data.ExecutionID] = e.Data.To
+		default:
+			known := "nothing"
+			if e.Data.Known != nil {
+				known = *e.Data.Known
+			}
+			repairs[e.Data.ExecutionID] = known + " " + e.Data.To
+		}
+	})
+	return repairs, plain
+}
+
+// TestBackfillRepairs: behind a gap a backfill says of which executions the stream
+// told another state last, of those too that are gone, and of no others.
+func TestBackfillRepairs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run()
+	w.exec(fmt.Sprintf(insertBulk, 512))
+	w.caughtUp(p)
+	changed, gone, moved, early, late := w.one(4), w.one(200), w.one(7), w.one(8), w.one(6)
+	p.stop()
+	dropSlot(w)
+	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'suspended' WHERE " + strings.Join([]string{isOne(changed), isOne(moved), isOne(early), isOne(late)}, " OR "))
+	w.exec("DELETE FROM ff_exec_core WHERE partition_key = 5 OR " + isOne(gone))
+	w.exec("UPDATE ff_exec_core SET priority = 7 WHERE partition_key = 9")
+	w.exec(fmt.Sprintf(insertBulk, 3)) // nothing was told of these
+	w.orders("resume", "--accept-gap")
+	p = w.run()
+	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'active' WHERE " + isOne(moved)) // the stream is right again
+	w.caughtUp(p)
+
+	// One at a time: an execution that is gone takes a place too.
+	w.orders("backfill", "--partition", "4,5", "--rate", "25", "--wait")
+	r := w.backfilled(p)
+	repairs, plain := w.repairs(r.Run)
+	if repairs[changed] != "waiting suspended" || len(repairs) != 3 || len(plain) != 1 || r.Published != 4 {
+		t.Errorf("of two partitions %v is repaired, and %v is not: %+v", repairs, plain, r)
+	}
+	w.orders("backfill", "--lane", "bulk", "--partition", "200,8", "--wait") // of what is gone nobody knows the lane
+	repairs, plain = w.repairs(w.backfilled(p).Run)
+	if repairs[early] != "waiting suspended" || len(repairs) != 1 || len(plain) != 2 {
+		t.Errorf("of a lane %v is repaired, and %v is not", repairs, plain)
+	}
+	w.orders("backfill", "--wait")
+	r = w.backfilled(p)
+	repairs, plain = w.repairs(r.Run)
+	if want := map[string]string{late: "waiting suspended", gone: "waiting purged"}; !maps.Equal(repairs, want) {
+		t.Errorf("%v is repaired, want %v", repairs, want)
+	}
+	if plain[moved] != "active" || plain[changed] != "suspended" || len(plain) != 512+3-3-1 || r.Published != len(plain)+2 {
+		t.Errorf("%d are told as they were: %s %s: %+v", len(plain), plain[moved], plain[changed], r)
+	}
+	if found := w.differences(0); len(found) > 0 {
+		t.Errorf("after the backfill: %v", found)
+	}
+	w.orders("backfill", "--wait")
+	if repairs, _ := w.repairs(w.backfilled(p).Run); len(repairs) > 0 {
+		t.Errorf("a second one repairs %v", slices.Collect(maps.Keys(repairs)))
+	}
+	p.stop()
+}
