@@ -44,10 +44,10 @@ func TestBackfillRepairs(t *testing.T) {
 	p := w.run()
 	w.exec(fmt.Sprintf(insertBulk, 512))
 	w.caughtUp(p)
-	changed, gone, moved, early, late := w.one(4), w.one(200), w.one(7), w.one(8), w.one(6)
+	changed, gone, moved, early, late, told := w.one(4), w.one(200), w.one(7), w.one(8), w.one(10), w.one(20)
 	p.stop()
 	dropSlot(w)
-	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'suspended' WHERE " + strings.Join([]string{isOne(changed), isOne(moved), isOne(early), isOne(late)}, " OR "))
+	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'suspended' WHERE " + strings.Join([]string{isOne(changed), isOne(moved), isOne(early), isOne(late), isOne(told)}, " OR "))
 	w.exec("DELETE FROM ff_exec_core WHERE partition_key = 5 OR " + isOne(gone))
 	w.exec("UPDATE ff_exec_core SET priority = 7 WHERE partition_key = 9")
 	w.exec(fmt.Sprintf(insertBulk, 3)) // nothing was told of these
@@ -67,6 +67,14 @@ func TestBackfillRepairs(t *testing.T) {
 	repairs, plain = w.repairs(w.backfilled(p).Run)
 	if repairs[early] != "waiting suspended" || len(repairs) != 1 || len(plain) != 2 {
 		t.Errorf("of a lane %v is repaired, and %v is not", repairs, plain)
+	}
+	// One a second: what is told while the run goes on is true.
+	w.orders("backfill", "--partition", "4,11,12,13,20", "--rate", "1")
+	await(t, "the first execution", func() (bool, string) { r, text := w.backfillStatus(); return r.Published > 0, text })
+	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'active' WHERE " + isOne(told))
+	repairs, plain = w.repairs(w.backfilled(p).Run)
+	if _, again := plain[told]; len(repairs) > 0 || !again && len(plain) != 9 {
+		t.Errorf("%v is repaired that was told of meanwhile, and %v is not", repairs, plain)
 	}
 	w.orders("backfill", "--wait")
 	r = w.backfilled(p)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -362,14 +363,27 @@ func TestBackfillUnseen(t *testing.T) {
 		committed <- errors.Join(err, conn.Close(ctx))
 	}()
 	await(t, "the event of what nobody sees", func() (bool, string) { return w.messages() > 0, p.output() })
+	is := func(state, waiting string) {
+		t.Helper()
+		await(t, "the backfill to be "+state, func() (bool, string) {
+			r, text := w.backfillStatus()
+			if r.State == "completed" {
+				t.Fatal("the backfill did not wait")
+			}
+			return r.State == state && strings.Contains(r.Waiting, waiting), text
+		})
+	}
+	const changing = "transactions that are changing executions"
 	w.orders("backfill")
-	await(t, "the backfill to wait", func() (bool, string) {
-		r, text := w.backfillStatus()
-		if r.State == "completed" {
-			t.Fatal("the backfill did not wait")
-		}
-		return r.State == "waiting" && strings.Contains(r.Waiting, "transactions that are changing executions"), text
-	})
+	is("waiting", changing)
+	w.orders("backfill", "pause") // nothing else ends the wait
+	is("paused", "")
+	w.orders("backfill", "resume")
+	is("waiting", changing)
+	w.orders("backfill", "cancel")
+	is("cancelled", "")
+	w.orders("backfill")
+	is("waiting", changing)
 	w.exec("SELECT pg_cancel_backend($1)", pid) // the standby is given up
 	r := w.backfilled(p)
 	w.must(<-committed)
@@ -416,7 +430,7 @@ func TestBackfillOrders(t *testing.T) {
 	w.orders("backfill", "pause")
 	await(t, "the pause", func() (bool, string) { r, text := w.backfillStatus(); return r.State == "paused", text })
 	p.stop()
-	p = w.run() // what is paused stays so
+	p = w.run("--backfill-rate=25") // what is paused stays so
 	await(t, "the pause", func() (bool, string) {
 		r, text := w.backfillStatus()
 		return r.State == "paused" && strings.Count(p.output(), "backfill begins") == 1, text
@@ -430,13 +444,18 @@ func TestBackfillOrders(t *testing.T) {
 	if p := start(t, w.env(), "backfill", "resume"); p.code() != 1 || !strings.Contains(oneError(t, p), "no backfill is open") {
 		t.Errorf("nothing to resume: %s", p.output())
 	}
+	// A rate of the service's: 25 chunks a second, of one execution each.
+	w.orders("backfill", "--partition", "7", "--wait")
+	if r := w.backfilled(p); r.Chunks < few || r.Executions != few {
+		t.Errorf("with the service's rate: %+v", r)
+	}
 	all := w.stored()[before:]
 	s := newSnapshots(t)
 	for _, m := range all {
 		s.message(m)
 	}
-	if e := parsed(t, all[len(all)-1]); e.Data.Status != "cancelled" {
-		t.Errorf("the last word is %s", all[len(all)-1].body)
+	if !slices.ContainsFunc(all, func(m message) bool { return parsed(t, m).Data.Status == "cancelled" }) {
+		t.Error("the stream does not say that a run was cancelled")
 	}
 	// What an ANALYZE says of the table counts.
 	w.exec("UPDATE pg_class SET reltuples = 10000 WHERE relname LIKE 'ff_exec_core_p%' AND relkind = 'r'")

@@ -305,7 +305,7 @@ func natsRights(t *testing.T, s *strict) {
 			if strings.Contains(subject, ".CONSUMER.") { // transitions need none
 				w.awaitActive(p)
 				w.passes(p)
-				v := start(t, w.service(), "verify", "--timeout=1s")
+				v := start(t, w.service(), "verify", "--partition=1", "--ignore-missing", "--timeout=5s")
 				deletes := kindOf(subject) == "DELETE"
 				if code := v.code(); code == 0 != deletes {
 					t.Errorf("verify ends with %d: %s", code, v.output())

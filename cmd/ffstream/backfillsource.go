@@ -49,7 +49,7 @@ func (s backfillSource) Chunk(ctx context.Context, q shard.ChunkQuery) (events [
 }
 
 // Listed is read.Listed.
-func (s backfillSource) Listed(ctx context.Context, partition int16, ids []uuid.UUID, waiting func(xids []int64)) (events []ffstream.Event, err error) {
+func (s backfillSource) Listed(ctx context.Context, partition int16, ids []uuid.UUID, waiting func(xids []int64) error) (events []ffstream.Event, err error) {
 	err = s.use(ctx, func(c *pgx.Conn) error {
 		events, err = read.Listed(ctx, c, partition, ids, waiting)
 		return err

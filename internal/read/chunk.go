@@ -26,8 +26,8 @@ type ChunkQuery struct {
 	Lanes     []string                // those of these lanes; empty: of all
 	Limit     int                     // at most MaxChunk
 	// Waiting is told of transactions that are waited for, and with none when that
-	// is over. Optional.
-	Waiting func(xids []int64)
+	// is over. Its error ends the wait. Optional.
+	Waiting func(xids []int64) error
 }
 
 // Chunk reads the next executions of a partition as events, in the order of their
@@ -70,7 +70,7 @@ func Chunk(ctx context.Context, q Querier, c ChunkQuery) (events []ffstream.Even
 
 // Listed reads listed executions of one partition as Chunk does. Those that do
 // not exist are left out.
-func Listed(ctx context.Context, q Querier, partition int16, ids []uuid.UUID, waiting func(xids []int64)) ([]ffstream.Event, error) {
+func Listed(ctx context.Context, q Querier, partition int16, ids []uuid.UUID, waiting func(xids []int64) error) ([]ffstream.Event, error) {
 	var p page
 	rows, err := q.Query(ctx, changingSQL) // of a row that is not there nobody knows the leaf
 	if err == nil {
@@ -154,13 +154,12 @@ func (p *page) settle(ctx context.Context, q Querier, c *ChunkQuery, ids []uuid.
 		}
 		if sawAll(again.saw, changing) {
 			p.merge(again.events)
-			if c.Waiting != nil {
-				c.Waiting(nil)
-			}
-			return nil
+			return c.waiting(nil)
 		}
-		if c.Waiting != nil && wait > time.Millisecond {
-			c.Waiting(changing)
+		if wait > time.Millisecond {
+			if err := c.waiting(changing); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -168,6 +167,13 @@ func (p *page) settle(ctx context.Context, q Querier, c *ChunkQuery, ids []uuid.
 		case <-time.After(wait):
 		}
 	}
+}
+
+func (c *ChunkQuery) waiting(xids []int64) error {
+	if c.Waiting == nil {
+		return nil
+	}
+	return c.Waiting(xids)
 }
 
 // merge adds events in the order of UUIDs.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/time/rate"
 
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/backfill"
@@ -31,7 +30,7 @@ type BackfillSource interface {
 	Chunk(ctx context.Context, c ChunkQuery) ([]ffstream.Event, ffstream.Opt[uuid.UUID], error)
 	// Listed reads listed executions of a partition likewise; those that do not
 	// exist are left out.
-	Listed(ctx context.Context, partition int16, ids []uuid.UUID, waiting func(xids []int64)) ([]ffstream.Event, error)
+	Listed(ctx context.Context, partition int16, ids []uuid.UUID, waiting func(xids []int64) error) ([]ffstream.Event, error)
 	// Estimate is about how many executions there are; 0: not known.
 	Estimate(ctx context.Context) (uint64, error)
 }
@@ -42,7 +41,9 @@ type ChunkQuery struct {
 	After     ffstream.Opt[uuid.UUID]
 	Lanes     []string
 	Limit     int
-	Waiting   func(xids []int64) // told of transactions that are waited for; with none: no more
+	// Waiting is told of transactions that are waited for; with none: no more. Its
+	// error ends the wait.
+	Waiting func(xids []int64) error
 }
 
 // BackfillConfig says how backfills are run.
@@ -97,7 +98,8 @@ type backfiller struct {
 	mark   time.Time         // when progress was published last
 	// sequence is that of the latest progress that this session published.
 	sequence uint64
-	limiter  *rate.Limiter
+	per      int       // the most executions read in a second; 0: any number
+	free     time.Time // when that lets the next be read
 	pace     pacer
 	estimate uint64 // of all executions
 	gap      uint64 // sequence of the stream's latest; 0: it has none
@@ -168,8 +170,18 @@ func (b *backfiller) step(ctx context.Context) error {
 	if err := b.tell(ctx, backfill.Running, ""); err != nil {
 		return err
 	}
-	return b.read(ctx)
+	if d := time.Until(b.free); d > 0 {
+		sleep(ctx, min(d, orderInterval))
+		return nil
+	}
+	if err := b.read(ctx); !errors.Is(err, errWish) {
+		return err
+	}
+	return nil
 }
+
+// errWish ends a chunk that waits for a transaction when the run is not to go on.
+var errWish = errors.New("another wish")
 
 // look reads the order when that is due.
 func (b *backfiller) look(ctx context.Context) error {
@@ -230,13 +242,8 @@ func (b *backfiller) begin(ctx context.Context, report *backfill.Report) error {
 	if f := &b.order.Filter; len(f.Partitions) > 0 {
 		b.report.Total = b.report.Total * uint64(len(f.Partitions)) / 256
 	}
-	per := b.order.Rate
-	if per == 0 {
-		per = b.cfg.Rate
-	}
-	b.limiter = rate.NewLimiter(rate.Inf, backfill.MaxList)
-	if per > 0 {
-		b.limiter.SetLimit(rate.Limit(per))
+	if b.per, b.free = b.order.Rate, time.Now(); b.per == 0 {
+		b.per = b.cfg.Rate
 	}
 	b.pace = pacer{at: time.Now(), executions: b.at.Executions}
 	b.shard.cfg.Log.Info("backfill begins", "run", b.order.Run, "behind", text(b.at.After), "executions", b.report.Total)
@@ -318,8 +325,8 @@ func (b *backfiller) next(ctx context.Context, after ffstream.Opt[ffstream.Execu
 	q := ChunkQuery{Lanes: b.order.Filter.Lanes, Limit: backfill.MaxList, Waiting: b.waiting(ctx)}
 	// A transition that commits behind a chunk waits until that is stored, so where
 	// there is a rate the chunks are small.
-	if per := b.limiter.Limit(); per < backfill.MaxList*chunksPerSecond {
-		q.Limit = max(1, int(per)/chunksPerSecond)
+	if b.per > 0 && b.per < backfill.MaxList*chunksPerSecond {
+		q.Limit = max(1, b.per/chunksPerSecond)
 	}
 	from := math.MinInt16
 	if after.OK {
@@ -468,7 +475,23 @@ func (b *backfiller) publish(ctx context.Context, c chunk) error {
 	if s.sequence > 0 {
 		b.mark, b.sequence = time.Now(), s.sequence
 	}
-	return b.limiter.WaitN(ctx, int(looked))
+	b.throttle(time.Now(), looked)
+	return nil
+}
+
+// throttle says when the next may be read. What was missed is made up for in the
+// second behind it, or never.
+func (b *backfiller) throttle(now time.Time, looked uint64) {
+	if b.per > 0 {
+		b.free = latest(b.free, now.Add(-time.Second)).Add(time.Duration(looked) * time.Second / time.Duration(b.per))
+	}
+}
+
+func latest(x, y time.Time) time.Time {
+	if x.After(y) {
+		return x
+	}
+	return y
 }
 
 // end publishes that the run is over, where it published anything, waits until
@@ -508,14 +531,20 @@ func (b *backfiller) close(ctx context.Context, status string) error {
 	return nil
 }
 
-// waiting tells of transactions that are waited for.
-func (b *backfiller) waiting(ctx context.Context) func(xids []int64) {
-	return func(xids []int64) {
+// waiting tells of transactions that are waited for, which may be for long, and
+// ends that when the run is to be held or ended.
+func (b *backfiller) waiting(ctx context.Context) func(xids []int64) error {
+	run := b.order.Run
+	return func(xids []int64) error {
 		state, why := backfill.Running, ""
 		if len(xids) > 0 {
 			state, why = backfill.Waiting, fmt.Sprintf("transactions that are changing executions: %v", xids)
 		}
 		_ = b.tell(ctx, state, why) // the next report says it again
+		if err := b.look(ctx); err == nil && (b.order.Run != run || b.order.Wish != backfill.Run) {
+			return errWish
+		}
+		return nil
 	}
 }
 

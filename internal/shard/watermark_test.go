@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -98,5 +99,30 @@ func TestFollowing(t *testing.T) {
 	}
 	if len(got) != 3 || got[0] != -1 || got[1] != 7 || got[2] != 300 {
 		t.Errorf("read in the order %v", got)
+	}
+}
+
+// TestThrottle: a run reads as many executions a second as it may, and makes up for
+// no more than a second.
+func TestThrottle(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1e9, 0)
+	b := &backfiller{per: 1000, free: now}
+	for range 10 {
+		b.throttle(now, 40)
+	}
+	if got := b.free.Sub(now); got != 400*time.Millisecond {
+		t.Errorf("400 executions of 1000 a second take %s", got)
+	}
+	now = now.Add(time.Hour)
+	for range 30 {
+		b.throttle(now, 100)
+	}
+	if got := b.free.Sub(now); got != 2*time.Second {
+		t.Errorf("3000 behind an hour without any take %s, want 2s more", got)
+	}
+	b = &backfiller{free: now}
+	if b.throttle(now, 1_000_000); b.free != now {
+		t.Error("any number is not any number")
 	}
 }
