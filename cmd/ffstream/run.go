@@ -131,7 +131,7 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	}
 	filler := newSource(database, c.Publication, c.ReplicaIdentity)
 	defer filler.close()
-	cfg.Backfill = &shard.BackfillConfig{Source: backfillSource{filler}, Initial: c.Backfill == backfillInitial, Rate: c.BackfillRate}
+	cfg.Backfill = &shard.BackfillConfig{Source: backfillSource{filler, statementTimeout}, Initial: c.Backfill == backfillInitial, Rate: c.BackfillRate}
 	cfg.Source.Messages = true // heartbeats and watermarks
 	s := shard.New(nc.Conn, cfg)
 	status, stop, err := c.states(ctx, nc.Conn, s, log)
