@@ -393,6 +393,71 @@ func TestBackfillUnseen(t *testing.T) {
 	if n := w.snapshotted(w.stored()); n != r.Published || n != 500 {
 		t.Errorf("%d snapshots: %+v", n, r)
 	}
+	p.stop()
+	late := newWorld(t, 0)
+	late.db, late.slot = w.db, "late"
+	unseenBeginning(late)
+}
+
+// unseenBeginning: a transaction makes executions and commits right before the place
+// where the slot begins, so no event tells of it, and waits for a standby that is
+// away, so no read does. An initial backfill waits for it.
+func unseenBeginning(w *world) {
+	t, ctx := w.t, w.t.Context()
+	t.Helper()
+	open := func(sql string) (*pgx.Conn, int) {
+		conn, err := pgx.Connect(ctx, w.db.URL)
+		w.must(err)
+		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+		_, err = conn.Exec(ctx, sql)
+		w.must(err)
+		var xid int
+		w.must(conn.QueryRow(ctx, "SELECT coalesce(pg_current_xact_id_if_assigned()::text, '0')::bigint").Scan(&xid))
+		return conn, xid
+	}
+	yes := func(what, sql string, args ...any) {
+		t.Helper()
+		await(t, what, func() (yes bool, text string) {
+			w.must(w.db.Pool.QueryRow(ctx, sql, args...).Scan(&yes))
+			return yes, ""
+		})
+	}
+	awaited := func(xid int) {
+		t.Helper()
+		yes("the slot's creation to wait", "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid' AND transactionid::text::bigint = $1)", xid)
+	}
+	const begin = "BEGIN; SELECT pg_current_xact_id()"
+	first, xid := open(begin)
+	p := start(t, w.with(map[string]string{"FFSTREAM_BACKFILL": "initial"}), "run")
+	awaited(xid)
+	second, xid := open(begin)
+	_, err := first.Exec(ctx, "COMMIT")
+	w.must(err)
+	awaited(xid)
+	unseen, _ := open("SET synchronous_commit = on")
+	committed := make(chan error, 1)
+	go func() {
+		_, err := unseen.Exec(ctx, fmt.Sprintf(insertBulk, 7))
+		committed <- err
+	}()
+	pid := int64(unseen.PgConn().PID())
+	yes("the commit to wait", "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $1", pid)
+	_, err = second.Exec(ctx, "COMMIT")
+	w.must(err)
+	w.awaitActive(p)
+	await(t, "the backfill to wait", func() (bool, string) {
+		r, text := w.backfillStatus()
+		return r.State == "completed" || r.State == "waiting" && strings.Contains(r.Waiting, "transactions"), text
+	})
+	w.exec("SELECT pg_cancel_backend($1)", pid)
+	w.must(<-committed)
+	if r := w.backfilled(p); r.Executions != 507 {
+		t.Errorf("the initial backfill: %+v", r)
+	}
+	if found := w.differences(0); len(found) > 0 {
+		t.Errorf("after the initial backfill: %v", found)
+	}
+	p.stop()
 }
 
 // TestBackfillOrders: filters, pause and cancel, what is refused and what is said.

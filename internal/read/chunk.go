@@ -36,7 +36,10 @@ type ChunkQuery struct {
 // that it looked at, which is absent when nothing is behind it.
 //
 // Each row is as of a moment during the call, and what it misses is committed,
-// in the log, after the call began: see Settled. Rows that somebody is changing
+// in the log, after the call began: see Settled. A row that is not visible at all is
+// left out, even if its commit is in the log already: of that its event tells, to
+// who follows the log from before that commit. Who does not calls Listed first, with
+// no UUIDs. Rows that somebody is changing
 // are read again when the transactions that held a writer's lock have ended,
 // however long that takes; no statement waits.
 func Chunk(ctx context.Context, q Querier, c ChunkQuery) (events []ffstream.Event, last ffstream.Opt[uuid.UUID], err error) {
@@ -68,8 +71,9 @@ func Chunk(ctx context.Context, q Querier, c ChunkQuery) (events []ffstream.Even
 	return p.events, last, nil
 }
 
-// Listed reads listed executions of one partition as Chunk does. Those that do
-// not exist are left out.
+// Listed reads listed executions of one partition as Chunk does, when it sees all
+// transactions that were changing any execution as it was called. Those that do not
+// exist are left out.
 func Listed(ctx context.Context, q Querier, partition int16, ids []uuid.UUID, waiting func(xids []int64) error) ([]ffstream.Event, error) {
 	var p page
 	rows, err := q.Query(ctx, changingSQL) // of a row that is not there nobody knows the leaf

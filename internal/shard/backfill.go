@@ -26,10 +26,11 @@ type BackfillSource interface {
 	NextPartition(ctx context.Context, from int16) (int16, bool, error)
 	// Chunk reads at most limit executions of a partition behind after, in the order
 	// of their UUIDs, and gives the last that it looked at, absent when there are no
-	// more. No row misses what was in the log before the call. See read.Chunk.
+	// more. No row misses what was in the log before the call; rows that are not
+	// visible yet are left out. See read.Chunk.
 	Chunk(ctx context.Context, c ChunkQuery) ([]ffstream.Event, ffstream.Opt[uuid.UUID], error)
-	// Listed reads listed executions of a partition likewise; those that do not
-	// exist are left out.
+	// Listed reads listed executions of a partition, when the transactions that are
+	// changing any have ended; those that do not exist are left out.
 	Listed(ctx context.Context, partition int16, ids []uuid.UUID, waiting func(xids []int64) error) ([]ffstream.Event, error)
 	// Estimate is about how many executions there are; 0: not known.
 	Estimate(ctx context.Context) (uint64, error)
@@ -101,6 +102,7 @@ type backfiller struct {
 	per      int       // the most executions read in a second; 0: any number
 	free     time.Time // when that lets the next be read
 	pace     pacer
+	seen     bool   // everything is visible that committed before the session began
 	estimate uint64 // of all executions
 	gap      uint64 // sequence of the stream's latest; 0: it has none
 	told     *told  // of the partitions that are read now; nil: not needed, or not read
@@ -270,6 +272,14 @@ func (s *Shard) busy() string {
 func (b *backfiller) read(ctx context.Context) error {
 	if b.order.Lists > 0 {
 		return b.readList(ctx)
+	}
+	if !b.seen {
+		// What committed right before the slot began is in no event, and need not be
+		// visible yet. It holds its locks until it is.
+		if _, err := b.cfg.Source.Listed(ctx, 0, nil, b.waiting(ctx)); err != nil {
+			return err
+		}
+		b.seen = true
 	}
 	first, more, err := b.next(ctx, b.at.After)
 	if err != nil {
