@@ -441,7 +441,7 @@ func unseenBeginning(w *world) {
 		committed <- err
 	}()
 	pid := int64(unseen.PgConn().PID())
-	yes("the commit to wait", "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $1", pid)
+	yes("the commit to wait", "SELECT coalesce(wait_event = 'SyncRep', false) FROM pg_stat_activity WHERE pid = $1", pid)
 	_, err = second.Exec(ctx, "COMMIT")
 	w.must(err)
 	w.awaitActive(p)

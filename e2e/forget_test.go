@@ -165,6 +165,52 @@ func TestBrokerForgets(t *testing.T) {
 	})
 }
 
+// TestBrokerForgetsBackfills: snapshots do not come again from the slot. A run whose
+// end the broker forgot goes on where the stream says, and the initial order that it
+// forgot with the note is placed again, unless the stream says that a run is over.
+func TestBrokerForgetsBackfills(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	w.exec(fmt.Sprintf(insertBulk, 300))
+	f := newForgetful(w)
+	p := w.run("--confirm-holdback=5m")
+	w.exec(fmt.Sprintf(insertBulk, 10))
+	f.holds(p, 10)
+	f.noted(p, 10)
+	f.save()
+	f.holds(p, 10)
+	p.kill()
+	restart := func() {
+		w.must(w.js.DeleteKeyValue(t.Context(), w.bucket()))
+		p = start(t, w.with(map[string]string{"FFSTREAM_BACKFILL": "initial"}), "run", "--confirm-holdback=5m")
+		w.awaitActive(p)
+	}
+	restart()
+	if r := w.backfilled(p); r.State != "completed" || r.Published != 310 {
+		t.Errorf("the initial backfill whose order was forgotten: %+v", r)
+	}
+	f.noted(p, w.messages())
+	f.Kill() // the stream's files were not synced, and the bucket's were
+	stream := filepath.Join("jetstream", "$G", "streams", w.stream)
+	f.copy(filepath.Join(f.saved, stream), filepath.Join(f.Dir(), stream))
+	f.start()
+	await(t, "the snapshots to come again", func() (bool, string) { return w.messages() >= 320, p.output() })
+	if r := w.backfilled(p); r.State != "completed" || r.Published != 310 || !strings.Contains(p.output(), "the broker forgot the end of a backfill") {
+		t.Errorf("the backfill whose end was forgotten: %+v: %s", r, p.output())
+	}
+	w.exec(fmt.Sprintf(insertBulk, 10))
+	f.holds(p, 331)
+	if found := w.differences(0); len(found) > 0 {
+		t.Errorf("after all: %v", found)
+	}
+	p.kill()
+	restart()
+	if text := w.orders("backfill", "status"); !strings.Contains(text, "No backfill was ever ordered") {
+		t.Errorf("after a run that the stream says is over: %s", text)
+	}
+	p.stop()
+}
+
 // TestAgedOut: events that were stored and have aged out of the stream are not
 // stored again when Postgres forgets in a crash that they were confirmed.
 func TestAgedOut(t *testing.T) {

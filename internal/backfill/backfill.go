@@ -139,6 +139,8 @@ type Report struct {
 	Started    time.Time `json:"started,omitzero"`
 	Updated    time.Time `json:"updated,omitzero"`
 	Ended      time.Time `json:"ended,omitzero"`
+	// Sequence in the stream of the event that says that the run is over; 0: none does.
+	Sequence uint64 `json:"sequence,omitempty"`
 }
 
 // Remaining is how long the rest takes at the rate of late; false when that is

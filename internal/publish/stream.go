@@ -344,21 +344,21 @@ func (s *Stream) ReadState(ctx context.Context) (State, error) {
 }
 
 // ReadBackfill reads the latest progress of a backfill that the stream holds, from
-// its leader; none when it holds none.
-func (s *Stream) ReadBackfill(ctx context.Context) (p ffstream.Opt[ffstream.Backfill], err error) {
+// its leader, and its sequence; none when it holds none.
+func (s *Stream) ReadBackfill(ctx context.Context) (p ffstream.Opt[ffstream.Backfill], sequence uint64, err error) {
 	subject := (&ffstream.Event{Type: ffstream.TypeBackfill}).Subject(s.cfg.Prefix)
 	msg, err := s.getMessage(ctx, s.cfg.Stream, messageRequest{LastBySubject: subject})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return p, nil
+		return p, 0, nil
 	}
 	if err != nil {
-		return p, fmt.Errorf("read progress of backfill in stream %s: %w", s.cfg.Stream, classify(err))
+		return p, 0, fmt.Errorf("read progress of backfill in stream %s: %w", s.cfg.Stream, classify(err))
 	}
 	e, err := ffstream.ParseEvent(msg.Data)
 	if err != nil || e.Backfill == nil {
-		return p, fmt.Errorf("read progress of backfill in stream %s: message %d: %w", s.cfg.Stream, msg.Sequence, errors.Join(err, ErrStreamForeign))
+		return p, 0, fmt.Errorf("read progress of backfill in stream %s: message %d: %w", s.cfg.Stream, msg.Sequence, errors.Join(err, ErrStreamForeign))
 	}
-	return ffstream.Some(*e.Backfill), nil
+	return ffstream.Some(*e.Backfill), msg.Sequence, nil
 }
 
 // ReadPosition reads the position of the event that the stream holds at a

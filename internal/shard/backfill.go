@@ -97,11 +97,12 @@ type backfiller struct {
 	at     ffstream.Backfill // how far the run is
 	ended  string            // the latest run that was ended
 	mark   time.Time         // when progress was published last
-	// sequence is that of the latest progress that this session published.
+	// sequence is that of the run's latest progress in the stream; 0: there is none.
 	sequence uint64
 	per      int       // the most executions read in a second; 0: any number
 	free     time.Time // when that lets the next be read
 	pace     pacer
+	checked  bool   // that the stream has the end of the run that was ended last
 	seen     bool   // everything is visible that committed before the session began
 	estimate uint64 // of all executions
 	gap      uint64 // sequence of the stream's latest; 0: it has none
@@ -202,6 +203,12 @@ func (b *backfiller) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if found && !b.checked {
+		if err := b.reopen(ctx, &order, &report); err != nil {
+			return err
+		}
+		b.checked = true
+	}
 	b.looked = now
 	if !found || report.State.Ended() || order.Run == b.ended {
 		b.order = backfill.Order{}
@@ -219,17 +226,44 @@ func (b *backfiller) look(ctx context.Context) error {
 	return nil
 }
 
-// begin starts a run, or goes on with one where the stream says.
-func (b *backfiller) begin(ctx context.Context, report *backfill.Report) error {
-	at, err := b.stream.ReadBackfill(ctx)
+// reopen lets a run go on that was completed, and of which the broker forgot the end
+// and maybe more: the slot refills a stream with transitions alone. An end that aged
+// out is none that was forgotten.
+func (b *backfiller) reopen(ctx context.Context, order *backfill.Order, report *backfill.Report) error {
+	if report.State != backfill.Completed || report.Sequence == 0 {
+		return nil
+	}
+	state, err := b.stream.ReadState(ctx)
 	if err != nil {
 		return err
 	}
+	at, _, err := b.stream.ReadBackfill(ctx)
+	switch {
+	case err != nil:
+		return err
+	case report.Sequence < state.First, at.OK && at.V.Run == report.Run && at.V.Status != ffstream.BackfillRunning:
+		return nil
+	case order.Lists > 0: // they are gone
+		b.shard.cfg.Log.Warn("the broker forgot what a repair told: run again: ffstream verify --repair", "run", report.Run)
+		return nil
+	}
+	b.shard.cfg.Log.Warn("the broker forgot the end of a backfill; it goes on where the stream says", "run", report.Run)
+	report.State, report.Waiting, report.Sequence, report.Ended = backfill.Waiting, "the service", 0, time.Time{}
+	return b.store.Report(ctx, order, report)
+}
+
+// begin starts a run, or goes on with one where the stream says.
+func (b *backfiller) begin(ctx context.Context, report *backfill.Report) error {
+	at, sequence, err := b.stream.ReadBackfill(ctx)
+	if err != nil {
+		return err
+	}
+	b.sequence = 0
 	b.at = ffstream.Backfill{Run: b.order.Run, Status: ffstream.BackfillRunning}
 	b.report = *report
 	b.report.Run, b.report.Started = b.order.Run, time.Now().UTC()
 	if at.OK && at.V.Run == b.order.Run {
-		b.at, b.report.Started = at.V, report.Started
+		b.at, b.report.Started, b.sequence = at.V, report.Started, sequence
 		if at.V.Status != ffstream.BackfillRunning { // it ended, and the report of that was not written
 			return b.close(ctx, at.V.Status)
 		}
@@ -531,7 +565,7 @@ func (b *backfiller) close(ctx context.Context, status string) error {
 	if status == ffstream.BackfillCancelled {
 		state = backfill.Cancelled
 	}
-	b.report.Ended = time.Now().UTC()
+	b.report.Ended, b.report.Sequence = time.Now().UTC(), b.sequence
 	b.report.Updated = time.Time{}
 	if err := b.tell(ctx, state, ""); err != nil {
 		return err
@@ -630,9 +664,18 @@ func (p *pacer) rate(now time.Time, executions uint64) float64 {
 	return p.per
 }
 
-// orderInitial places the order of a run over everything, before the slot exists:
-// a crash in between leaves the order, and the next start the same slot to make.
-func (s *Shard) orderInitial(ctx context.Context) error {
+// orderInitial places the order of a run over everything, if that is wanted and the
+// stream does not say that a run was completed. It is called where the bucket has no
+// note, at the beginning, and before one is written: a crash in between, and a broker
+// that forgets the order and with it the note behind it, leave it to the next session.
+func (s *Shard) orderInitial(ctx context.Context, stream *publish.Stream) error {
+	if b := s.cfg.Backfill; b == nil || !b.Initial {
+		return nil
+	}
+	at, _, err := stream.ReadBackfill(ctx)
+	if err != nil || at.OK && at.V.Status == ffstream.BackfillCompleted {
+		return err
+	}
 	store, err := s.orders(ctx)
 	if err != nil {
 		return err

@@ -26,8 +26,9 @@ type sighting struct {
 	forked   bool         // it was on that timeline
 
 	tail       publish.Tail
-	streamMade bool // just now
-	note       *note
+	streamMade bool  // just now
+	note       *note // the stored one, or a later that this process knows was
+	noteStored bool  // the bucket has one
 	// noted is the event that the stream has at the note's last sequence.
 	noted   ffstream.Position
 	noteHas bool     // the stream holds a message there

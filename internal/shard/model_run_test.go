@@ -24,12 +24,13 @@ func TestModel(t *testing.T) {
 }
 
 // TestModelForgetful: the same with a broker that forgets what it acknowledged no
-// longer ago than the holdback.
+// longer ago than the holdback, chunks of backfills among it, which do not come again.
 func TestModelForgetful(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel(t, 10*time.Second)
 		actions := m.actions()
+		actions["backfill"] = func(*rapid.T) { m.backfill() }
 		actions["forget"] = func(t *rapid.T) {
 			m.forget(rapid.IntRange(0, 1000).Draw(t, "how far"), m.wait, rapid.Bool().Draw(t, "the note too"))
 		}

@@ -21,10 +21,11 @@ type model struct {
 	// Postgres.
 	log       []commit
 	end       ffstream.LSN
-	truth     []ffstream.Position // every event that was committed, in order
-	confirmed ffstream.LSN        // of the slot
-	persisted ffstream.LSN        // what a crash leaves of it
-	hostile   bool                // somebody moved the slot
+	truth     []ffstream.Position        // every event that was committed, in order
+	confirmed ffstream.LSN               // of the slot
+	persisted ffstream.LSN               // what a crash leaves of it
+	hostile   bool                       // somebody moved the slot
+	chunks    map[ffstream.Position]bool // of backfills
 
 	// The broker.
 	stored   []ffstream.Position // ever
@@ -42,6 +43,7 @@ type model struct {
 type commit struct {
 	lsn, end ffstream.LSN
 	events   uint32
+	by       *modelSession // a high watermark of this session; nil: a transaction
 }
 
 // memory is what a broker that loses its power may come back with.
@@ -55,7 +57,8 @@ type memory struct {
 // sending is a message or, with note, a note.
 type sending struct {
 	from     *modelSession
-	expect   uint64 // last sequence, or revision
+	expect   uint64            // last sequence, or revision
+	behind   ffstream.Position // the message before it; zero: the session's first names none
 	position ffstream.Position
 	note     []byte
 }
@@ -66,7 +69,8 @@ type modelSession struct {
 	position ffstream.Position
 	skip     ffstream.Position
 	extra    uint64
-	next     int // of log
+	last     ffstream.Position // sent
+	next     int               // of log
 	sent     uint64
 	acked    uint64
 	revision uint64
@@ -75,7 +79,7 @@ type modelSession struct {
 }
 
 func newModel(t *rapid.T, wait time.Duration) *model {
-	m := &model{t: t, now: time.Unix(1e9, 0), end: 0x1000, confirmed: 0x1000, persisted: 0x1000, first: 1, wait: wait}
+	m := &model{t: t, now: time.Unix(1e9, 0), end: 0x1000, confirmed: 0x1000, persisted: 0x1000, first: 1, wait: wait, chunks: map[ffstream.Position]bool{}}
 	m.start() // the service makes the slot, and notes it
 	m.remember()
 	return m
@@ -135,7 +139,7 @@ func (m *model) start() {
 	}
 	n := (&Shard{}).newNote(g, way.marks)
 	s := &modelSession{position: way.skip, skip: way.skip, extra: way.extra, sent: g.tail.Sequence, acked: g.tail.Sequence, revision: m.revision}
-	if g.note == nil {
+	if n.replaces(g.note) {
 		m.note = n.encode()
 		m.revision++
 		s.revision = m.revision
@@ -151,7 +155,23 @@ func (m *model) start() {
 
 // missing: the slot sends no longer what the stream has not.
 func (m *model) missing() bool {
-	return len(m.stored) < len(m.truth) && m.truth[len(m.stored)].Commit < m.confirmed
+	n := len(m.told())
+	return n < len(m.truth) && m.truth[n].Commit < m.confirmed
+}
+
+// told is what is stored without what backfills added, which no slot repeats.
+func (m *model) told() []ffstream.Position {
+	return slices.DeleteFunc(slices.Clone(m.stored), func(p ffstream.Position) bool { return m.chunks[p] })
+}
+
+// backfill writes a high watermark, at which this session publishes one chunk.
+func (m *model) backfill() {
+	if m.session != nil {
+		m.commit(0)
+		c := &m.log[len(m.log)-1]
+		c.by = m.session
+		m.chunks[ffstream.WatermarkPosition(c.end, 0)] = true
+	}
 }
 
 // read takes the next commit from the log, or a keepalive at its end.
@@ -166,20 +186,29 @@ func (m *model) read() {
 	}
 	c := m.log[s.next]
 	s.next++
+	if c.by == s {
+		m.send(ffstream.WatermarkPosition(c.end, 0))
+	}
 	for i := range c.events {
 		p := ffstream.Position{Commit: c.lsn, Index: i}
 		if p.Compare(s.skip) <= 0 {
 			continue
 		}
-		s.position = p
 		if s.extra > 0 {
+			s.position = p
 			s.extra--
 			continue
 		}
-		m.wire = append(m.wire, sending{from: s, expect: s.sent, position: p})
-		s.sent++
+		m.send(p)
 	}
 	s.settle(c.end)
+}
+
+func (m *model) send(p ffstream.Position) {
+	s := m.session
+	m.wire = append(m.wire, sending{from: s, expect: s.sent, behind: s.last, position: p})
+	s.position, s.last = p, p
+	s.sent++
 }
 
 func (s *modelSession) settle(end ffstream.LSN) {
@@ -203,7 +232,8 @@ func (m *model) deliver(i int) {
 			m.note, m.revision = x.note, m.revision+1
 			from.revision, from.noting = m.revision, false
 		}
-	} else if ok = x.expect == uint64(len(m.stored)); ok {
+	} else if n := len(m.stored); x.expect == uint64(n) && (x.behind.IsZero() || n > 0 && m.stored[n-1] == x.behind) {
+		ok = true
 		m.stored = append(m.stored, x.position)
 		from.acked = uint64(len(m.stored))
 	}
@@ -268,7 +298,7 @@ func (m *model) age(t *rapid.T) {
 }
 
 func (m *model) check() {
-	for i, p := range m.stored {
+	for i, p := range m.told() {
 		if i >= len(m.truth) || p != m.truth[i] {
 			m.t.Fatalf("message %d is %s, and the log has %v", i+1, p, m.truth)
 		}
@@ -309,7 +339,7 @@ func (m *model) finish() {
 	for range len(m.truth) + len(m.log) + 100 {
 		m.run()
 		m.check()
-		if m.lost || len(m.stored) == len(m.truth) && m.confirmed >= m.end {
+		if m.lost || len(m.told()) == len(m.truth) && m.confirmed >= m.end {
 			return
 		}
 	}

@@ -68,6 +68,13 @@ func (n *note) clone() *note {
 	return &c
 }
 
+// replaces reports whether the note of a session that begins says what an old one
+// does not. One that has marks of messages which the broker forgot must be replaced
+// before the stream has others in their places.
+func (n *note) replaces(old *note) bool {
+	return old == nil || old.Timeline != n.Timeline || old.Publication != n.Publication || len(n.Marks) < len(old.Marks)
+}
+
 func (n *note) encode() []byte {
 	b, err := json.Marshal(n)
 	if err != nil {

@@ -121,11 +121,6 @@ func (s *Shard) takeSlot(ctx context.Context, e *ends, accept bool) error {
 		slot = e.source.Slot()
 	}
 	if !slot.Exists {
-		if b := s.cfg.Backfill; b != nil && b.Initial && !accept {
-			if err := s.orderInitial(ctx); err != nil {
-				return fmt.Errorf("order the initial backfill: %w", err)
-			}
-		}
 		// This may wait long for transactions that are running.
 		s.cfg.Log.Info("creating the replication slot; this waits for transactions that are running now", "slot", s.cfg.Source.Slot)
 		if err := e.source.CreateSlot(ctx); err != nil {
@@ -148,6 +143,7 @@ func (s *Shard) look(ctx context.Context, e *ends) (err error) {
 	if g.note, err = readNote(ctx, e.stream); err != nil {
 		return err
 	}
+	g.noteStored = g.note != nil
 	if s.known != nil && (g.note == nil || g.note.last().End < s.known.last().End) {
 		g.note = s.known.clone()
 	}

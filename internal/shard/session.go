@@ -69,10 +69,16 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 		return err
 	}
 	n := s.newNote(&e.sight, way.marks)
-	if old := e.sight.note; old == nil || old.Timeline != n.Timeline || old.Publication != n.Publication {
+	if !e.sight.noteStored {
+		if err := s.orderInitial(ctx, e.stream); err != nil {
+			return fmt.Errorf("order the initial backfill: %w", err)
+		}
+	}
+	if n.replaces(e.sight.note) {
 		if err := e.stream.WriteNote(ctx, n.encode()); err != nil { // bounded by itself: creating the slot may have taken long
 			return err
 		}
+		s.known = n.clone()
 	}
 	tail := e.sight.tail
 	pub, err := e.stream.Resume(tail)
