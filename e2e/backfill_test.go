@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/backfill"
 	"github.com/ffstream/ffstream/internal/testenv"
 	"github.com/ffstream/ffstream/internal/testenv/engine"
 	"github.com/ffstream/ffstream/migrations"
@@ -528,6 +529,16 @@ func TestBackfillOrders(t *testing.T) {
 		t.Errorf("a big table: %s", p.output())
 	}
 	w.orders("backfill", "--state", "active", "--force", "--wait")
+	// Whoever writes that a run goes on which is over is contradicted.
+	store, err := backfill.Open(t.Context(), w.js, w.bucket())
+	w.must(err)
+	o, late, _, err := store.Current(t.Context())
+	w.must(err)
+	late.State = backfill.Running
+	w.must(store.Report(t.Context(), &o, &late))
+	if r := w.backfilled(p); r.State != "completed" || r.Run != o.Run {
+		t.Errorf("%+v", r)
+	}
 }
 
 // TestBackfillForbidden: a role that may not write watermarks. Transitions go on,

@@ -6,7 +6,8 @@
 // # Guarantees
 //
 // One run at a time: an order is placed only where none is open. A change of an
-// order names the revision that it replaces, so of two commands one fails.
+// order or a report names the revision that it replaces, so of two commands one fails,
+// and a process that was held up for long overwrites nothing of its successor's.
 //
 // # Not promised
 //
@@ -38,6 +39,8 @@ var (
 	ErrOpen = errors.New("another backfill is open")
 	// ErrNone: there is no run that is not ended.
 	ErrNone = errors.New("no backfill is open")
+	// ErrNoList: what a run is about was removed.
+	ErrNoList = errors.New("list of executions is gone")
 	// ErrNoBucket: the stream has no bucket, so no service ever wrote it.
 	ErrNoBucket = errors.New("stream has no bucket of notes")
 )
@@ -141,7 +144,12 @@ type Report struct {
 	Ended      time.Time `json:"ended,omitzero"`
 	// Sequence in the stream of the event that says that the run is over; 0: none does.
 	Sequence uint64 `json:"sequence,omitempty"`
+
+	revision uint64 // that the next one replaces
 }
+
+// Replaces makes the report the one that is to be written over an old one.
+func (r *Report) Replaces(old *Report) { r.revision = old.revision }
 
 // Remaining is how long the rest takes at the rate of late; false when that is
 // not known.
@@ -177,33 +185,35 @@ func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, e
 	return &Store{kv, js.Conn()}, nil
 }
 
-// read decodes a value and gives its revision, 0 when there is none.
-func (s *Store) read(ctx context.Context, key string, v any) (uint64, error) {
+// read decodes a value, if there is one, and gives the revision that the next value
+// replaces, of a deletion too.
+func (s *Store) read(ctx context.Context, key string, v any) (revision uint64, found bool, err error) {
 	value, revision, err := publish.ReadValue(ctx, s.nc, s.kv.Bucket(), key)
 	if err != nil || value == nil {
-		return 0, err
+		return revision, false, err
 	}
 	if err := json.Unmarshal(value, v); err != nil {
-		return 0, fmt.Errorf("read %s: %w", key, err)
+		return 0, false, fmt.Errorf("read %s: %w", key, err)
 	}
-	return revision, nil
+	return revision, true, nil
 }
 
 // Current gives the latest order and its report; false when there never was one.
 func (s *Store) Current(ctx context.Context) (Order, Report, bool, error) {
 	var o Order
-	revision, err := s.read(ctx, orderKey, &o)
-	if err != nil || revision == 0 {
-		return Order{}, Report{}, false, err
+	var r Report
+	revision, found, err := s.read(ctx, orderKey, &o)
+	if err != nil || !found {
+		return Order{revision: revision}, r, false, err
 	}
 	o.revision = revision
-	var r Report
-	if _, err := s.read(ctx, reportKey, &r); err != nil {
+	if revision, _, err = s.read(ctx, reportKey, &r); err != nil {
 		return Order{}, Report{}, false, err
 	}
 	if r.Run != o.Run {
 		r = Report{Run: o.Run, State: Waiting, Waiting: "the service"}
 	}
+	r.revision = revision
 	return o, r, true, nil
 }
 
@@ -220,12 +230,29 @@ func (s *Store) Place(ctx context.Context, o Order, lists ...[]Listed) (Order, e
 	o.Run, o.Wish, o.Placed, o.Lists = uuid.NewString(), Run, time.Now().UTC(), uint64(len(lists))
 	for i, list := range lists {
 		if err := s.write(ctx, s.list(o.Run, uint64(i)), list); err != nil {
-			return Order{}, err
+			return Order{}, errors.Join(err, s.removeLists(ctx, &o))
 		}
 	}
 	o.revision = old.revision
-	return o, s.replace(ctx, &o)
+	if err := s.replace(ctx, orderKey, &o, &o.revision); err != nil {
+		return Order{}, errors.Join(err, s.removeLists(ctx, &o))
+	}
+	return o, nil
 }
+
+// removeLists removes the lists of a run, also of one whose caller has ended.
+func (s *Store) removeLists(ctx context.Context, o *Order) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	for n := range o.Lists {
+		if err := s.kv.Purge(ctx, s.list(o.Run, n)); err != nil {
+			return fmt.Errorf("remove list %d of run %s: %w", n, o.Run, err)
+		}
+	}
+	return nil
+}
+
+const removeTimeout = 10 * time.Second
 
 func (s *Store) list(run string, n uint64) string {
 	return listKey + run + "." + strconv.FormatUint(n, 10)
@@ -242,15 +269,17 @@ func (s *Store) write(ctx context.Context, key string, v any) error {
 	return nil
 }
 
-// replace writes an order over the revision that it was read at.
-func (s *Store) replace(ctx context.Context, o *Order) error {
-	b, err := json.Marshal(o)
-	if err == nil {
-		o.revision, err = s.kv.Update(ctx, orderKey, b, o.revision)
-	}
+// replace writes a value over a revision, which becomes the new one.
+func (s *Store) replace(ctx context.Context, key string, v any, revision *uint64) error {
+	b, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("write %s: %w", orderKey, err)
+		return fmt.Errorf("write %s: %w", key, err)
 	}
+	next, err := s.kv.Update(ctx, key, b, *revision)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
+	*revision = next
 	return nil
 }
 
@@ -265,24 +294,24 @@ func (s *Store) Ask(ctx context.Context, w Wish) (Order, error) {
 		return Order{}, ErrNone
 	}
 	o.Wish = w
-	return o, s.replace(ctx, &o)
+	return o, s.replace(ctx, orderKey, &o, &o.revision)
 }
 
-// List reads one list of a run.
+// List reads one list of a run. ErrNoList says that it is gone.
 func (s *Store) List(ctx context.Context, run string, n uint64) ([]Listed, error) {
 	var list []Listed
-	_, err := s.read(ctx, s.list(run, n), &list)
+	_, found, err := s.read(ctx, s.list(run, n), &list)
+	if err == nil && !found {
+		err = fmt.Errorf("%w: list %d of run %s: end it and compare again: ffstream backfill cancel, then ffstream verify --repair", ErrNoList, n, run)
+	}
 	return list, err
 }
 
-// Report writes how far a run is. The report of its end removes its lists.
+// Report writes how far a run is, over the report that Current gave or that this one
+// wrote last. The report of its end removes its lists.
 func (s *Store) Report(ctx context.Context, o *Order, r *Report) error {
-	if r.State.Ended() {
-		for n := range o.Lists {
-			if err := s.kv.Purge(ctx, s.list(o.Run, n)); err != nil {
-				return fmt.Errorf("remove list %d of run %s: %w", n, o.Run, err)
-			}
-		}
+	if err := s.replace(ctx, reportKey, r, &r.revision); err != nil || !r.State.Ended() {
+		return err
 	}
-	return s.write(ctx, reportKey, r)
+	return s.removeLists(ctx, o)
 }

@@ -120,6 +120,7 @@ func (ss *session) backfill(ctx context.Context) {
 		}
 		if err != nil {
 			b.fail(ctx, err)
+			b.looked = time.Time{} // the report may have been another's, and the wish may have changed
 			wait = min(max(2*wait, orderInterval), maxBackfillBackoff)
 		} else {
 			b.succeed()
@@ -212,11 +213,16 @@ func (b *backfiller) look(ctx context.Context) error {
 	b.looked = now
 	if !found || report.State.Ended() || order.Run == b.ended {
 		b.order = backfill.Order{}
-		return nil
+		if !found || report.State.Ended() {
+			return nil
+		}
+		b.report.Replaces(&report) // somebody wrote an older one over the end
+		return b.store.Report(ctx, &order, &b.report)
 	}
 	known := b.order.Run == order.Run
 	b.order = order
 	if known {
+		b.report.Replaces(&report) // another process may have written one, which is none of this run
 		return nil
 	}
 	if err := b.begin(ctx, &report); err != nil {
@@ -621,8 +627,7 @@ func (b *backfiller) fail(ctx context.Context, err error) {
 	b.report.Error = text
 	b.show()
 	if b.store != nil && b.order.Run != "" {
-		r := b.report
-		_ = b.store.Report(ctx, &b.order, &r) // it is the failure that matters
+		_ = b.store.Report(ctx, &b.order, &b.report) // it is the failure that matters
 	}
 }
 
