@@ -474,6 +474,10 @@ func TestBackfillOrders(t *testing.T) {
 	if text := w.orders("backfill", "status"); !strings.Contains(text, "No backfill was ever ordered") {
 		t.Error(text)
 	}
+	w.orders("backfill", "--partition", "999", "--wait") // there are none
+	if all := w.stored(); len(all) != 1 || parsed(t, all[0]).Data.Status != "completed" {
+		t.Errorf("of a run that finds nothing the stream has %d messages, want its end", len(all))
+	}
 	if text := w.orders("backfill", "--lane", "nobody's"); !strings.Contains(text, `warning: no execution is in lane "nobody's"`) || !strings.Contains(text, "0 executions match") {
 		t.Error(text)
 	}
@@ -495,6 +499,10 @@ func TestBackfillOrders(t *testing.T) {
 	}
 	w.orders("backfill", "pause")
 	await(t, "the pause", func() (bool, string) { r, text := w.backfillStatus(); return r.State == "paused", text })
+	r, _ := w.backfillStatus()
+	if all := w.stored(); parsed(t, all[len(all)-1]).Data.Executions != r.Executions || len(all) < 2 || parsed(t, all[len(all)-2]).Type != "ffstream.backfill.v1" {
+		t.Errorf("the stream does not say again how far the run is that is paused: %s", all[len(all)-1].body)
+	}
 	p.stop()
 	p = w.run("--backfill-rate=25") // what is paused stays so
 	await(t, "the pause", func() (bool, string) {

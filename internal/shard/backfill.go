@@ -67,8 +67,10 @@ type Backfilling struct {
 const (
 	// orderInterval is how often a service looks for an order.
 	orderInterval = time.Second
-	// markInterval is how often progress is published although nothing else was.
-	markInterval = 5 * time.Second
+	// markInterval is how often progress is published although nothing else was, and
+	// pausedInterval how often while a run is paused.
+	markInterval   = 5 * time.Second
+	pausedInterval = time.Hour
 	// A backfill gives way while the stream is further behind than this.
 	giveWayBytes  = 16 << 20
 	giveWayBehind = 2 * time.Second
@@ -159,8 +161,7 @@ func (b *backfiller) step(ctx context.Context) error {
 	case b.at.Status != ffstream.BackfillRunning: // that is published, and not stored yet
 		return b.end(ctx, b.at.Status)
 	case b.order.Wish == backfill.Pause:
-		b.told = nil // it may be for long
-		return b.tell(ctx, backfill.Paused, "")
+		return b.pause(ctx)
 	case b.order.Wish == backfill.Cancel:
 		return b.end(ctx, ffstream.BackfillCancelled)
 	}
@@ -268,6 +269,7 @@ func (b *backfiller) begin(ctx context.Context, report *backfill.Report) error {
 	b.at = ffstream.Backfill{Run: b.order.Run, Status: ffstream.BackfillRunning}
 	b.report = *report
 	b.report.Run, b.report.Started = b.order.Run, time.Now().UTC()
+	b.mark = time.Now()
 	if at.OK && at.V.Run == b.order.Run {
 		b.at, b.report.Started, b.sequence = at.V, report.Started, sequence
 		if at.V.Status != ffstream.BackfillRunning { // it ended, and the report of that was not written
@@ -489,7 +491,7 @@ func (b *backfiller) chunk(ctx context.Context, read func(context.Context) ([]ff
 	if c.events, c.progress.After, err = read(ctx); err != nil {
 		return err
 	}
-	c.mark = b.at.Published > 0 && time.Since(b.mark) >= markInterval
+	c.mark = time.Since(b.mark) >= markInterval
 	return b.publish(ctx, c)
 }
 
@@ -544,18 +546,35 @@ func latest(x, y time.Time) time.Time {
 	return y
 }
 
-// end publishes that the run is over, where it published anything, waits until
-// that is stored, and with it all before, and says so.
-func (b *backfiller) end(ctx context.Context, status string) error {
-	if b.at.Published > 0 && b.at.Status != status {
-		last := b.at
-		last.Status = status
-		last.Chunks-- // it is no chunk of its own
-		b.number++
-		if err := b.cfg.Source.Watermark(ctx, WatermarkPrefix(b.shard.cfg.Source.Slot), b.window.watermark(lowWatermark, b.number)); err != nil {
+// note publishes how far the run is, without a chunk.
+func (b *backfiller) note(ctx context.Context, status string) error {
+	p := b.at
+	p.Status = status
+	p.Chunks-- // it is no chunk of its own
+	b.number++
+	if err := b.cfg.Source.Watermark(ctx, WatermarkPrefix(b.shard.cfg.Source.Slot), b.window.watermark(lowWatermark, b.number)); err != nil {
+		return err
+	}
+	return b.publish(ctx, chunk{number: b.number, at: time.Now().UTC(), progress: p, mark: true})
+}
+
+// pause holds the run. It is noted how far it is, and again from time to time, so
+// that this does not age out of the stream.
+func (b *backfiller) pause(ctx context.Context) error {
+	b.told = nil // it may be for long
+	if b.at.Chunks > 0 && b.report.State != backfill.Paused || time.Since(b.mark) >= pausedInterval {
+		if err := b.note(ctx, ffstream.BackfillRunning); err != nil {
 			return err
 		}
-		return b.publish(ctx, chunk{number: b.number, at: time.Now().UTC(), progress: last, mark: true})
+	}
+	return b.tell(ctx, backfill.Paused, "")
+}
+
+// end publishes that the run is over, waits until that is stored, and with it all
+// before, and says so.
+func (b *backfiller) end(ctx context.Context, status string) error {
+	if b.at.Status != status && (status == ffstream.BackfillCompleted || b.sequence > 0) { // a run that is cancelled before its first word has none
+		return b.note(ctx, status)
 	}
 	for b.shard.Status().Acked < b.sequence {
 		if !sleep(ctx, reportInterval) {
