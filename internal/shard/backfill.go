@@ -71,7 +71,8 @@ const (
 	// pausedInterval how often while a run is paused.
 	markInterval   = 5 * time.Second
 	pausedInterval = time.Hour
-	// A backfill gives way while the stream is further behind than this.
+	// A backfill gives way while the stream is further behind than this, in bytes of
+	// the log or by what a heartbeat took.
 	giveWayBytes  = 16 << 20
 	giveWayBehind = 2 * time.Second
 	giveWayWait   = 100 * time.Millisecond
@@ -165,7 +166,7 @@ func (b *backfiller) step(ctx context.Context) error {
 	case b.order.Wish == backfill.Cancel:
 		return b.end(ctx, ffstream.BackfillCancelled)
 	}
-	if why := b.shard.busy(); why != "" {
+	if why := b.shard.busy(time.Now()); why != "" {
 		if err := b.tell(ctx, backfill.Waiting, why); err != nil {
 			return err
 		}
@@ -301,10 +302,15 @@ func text(id ffstream.Opt[ffstream.ExecutionID]) string {
 	return id.V.String()
 }
 
-// busy says why a backfill should give way now; empty when it need not.
-func (s *Shard) busy() string {
+// busy says why a backfill should give way now; empty when it need not. What is in
+// flight, and how old the latest commit is, say nothing: that is the backfill's own,
+// and of a database at rest.
+func (s *Shard) busy(now time.Time) string {
 	st := s.Status()
-	if st.Received != 0 && st.ServerEnd > st.Received && uint64(st.ServerEnd-st.Received) > giveWayBytes || st.Behind(time.Now()) > giveWayBehind {
+	bytes := st.Received != 0 && st.ServerEnd > st.Received && uint64(st.ServerEnd-st.Received) > giveWayBytes
+	h := &st.Heartbeat
+	late := s.cfg.Heartbeat != nil && h.Error == "" && !h.Sent.IsZero() && now.Sub(h.Sent) > s.cfg.HeartbeatInterval+giveWayBehind
+	if bytes || late || h.Delay > giveWayBehind {
 		return "the stream, which is behind the database"
 	}
 	return ""

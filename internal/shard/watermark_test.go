@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"testing"
@@ -124,5 +125,38 @@ func TestThrottle(t *testing.T) {
 	b = &backfiller{free: now}
 	if b.throttle(now, 1_000_000); b.free != now {
 		t.Error("any number is not any number")
+	}
+}
+
+// TestGiveWay: a backfill gives way to a stream that is behind, and not to what it
+// publishes itself while the database is at rest.
+func TestGiveWay(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1e9, 0)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	beats := Config{Heartbeat: func(context.Context, string, string) error { return nil }, HeartbeatInterval: 10 * time.Second}
+	for name, c := range map[string]struct {
+		cfg  Config
+		set  func(*Status)
+		busy bool
+	}{
+		"at the beginning": {set: func(*Status) {}},
+		"at rest, with a chunk in flight": {set: func(b *Status) {
+			b.CommitTime, b.InFlight, b.Received, b.ServerEnd = ago(time.Hour), 900, 1000, 5000
+		}},
+		"far from the log's end":  {set: func(b *Status) { b.Received, b.ServerEnd = 1, 1+giveWayBytes+1 }, busy: true},
+		"as far as it may be":     {set: func(b *Status) { b.Received, b.ServerEnd = 1, 1+giveWayBytes }},
+		"a slow heartbeat":        {cfg: beats, set: func(b *Status) { b.Heartbeat.Sent, b.Heartbeat.Delay = ago(time.Second), 3*time.Second }, busy: true},
+		"a heartbeat":             {cfg: beats, set: func(b *Status) { b.Heartbeat.Sent, b.Heartbeat.Delay = ago(11*time.Second), time.Second }},
+		"a heartbeat that is due": {cfg: beats, set: func(b *Status) { b.Heartbeat.Sent = ago(13 * time.Second) }, busy: true},
+		"none that can be written": {cfg: beats, set: func(b *Status) {
+			b.Heartbeat.Sent, b.Heartbeat.Error = ago(time.Hour), "permission denied"
+		}},
+	} {
+		s := New(nil, c.cfg)
+		s.board.update(c.set)
+		if why := s.busy(now); (why != "") != c.busy {
+			t.Errorf("%s: a backfill gives way to %q", name, why)
+		}
 	}
 }
