@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/schollz/progressbar/v3"
@@ -102,16 +101,12 @@ func (c *backfillStart) Run(ctx context.Context, term terminal, log *slog.Logger
 	if err != nil {
 		return err
 	}
-	database, err := c.config()
-	if err != nil {
-		return err
-	}
 	store, end, err := c.orders(ctx, log)
 	if err != nil {
 		return err
 	}
 	defer end()
-	any, err := c.look(ctx, database, &filter, term)
+	any, err := c.look(ctx, &filter, term)
 	if err != nil || !any {
 		return err
 	}
@@ -130,10 +125,15 @@ func (c *backfillStart) Run(ctx context.Context, term terminal, log *slog.Logger
 	return follow(ctx, store, order.Run, term)
 }
 
-// look compares the filter with the tables. False says that nothing can match.
-func (c *backfillStart) look(ctx context.Context, database *pgconn.Config, f *backfill.Filter, term terminal) (bool, error) {
+// look compares the filter with the tables, for which alone a database is needed.
+// False says that nothing can match.
+func (c *backfillStart) look(ctx context.Context, f *backfill.Filter, term terminal) (bool, error) {
 	if f.Whole() {
 		return true, nil
+	}
+	database, err := c.config()
+	if err != nil {
+		return false, err
 	}
 	conn, err := connect(ctx, database)
 	if err != nil {

@@ -66,6 +66,23 @@ func (f *Filter) Allows(e *ffstream.Event) bool {
 		(f.Since.IsZero() || e.CreatedAtMs.V >= f.Since.UnixMilli())
 }
 
+// Of is about how many of all executions are looked at; 0: not known. Partitions are
+// taken to be alike.
+func (o *Order) Of(all uint64) uint64 {
+	switch {
+	case o.Lists > 0:
+		return o.Listed
+	case len(o.Filter.Lanes) > 0:
+		return 0
+	case len(o.Filter.Partitions) > 0:
+		return all * uint64(len(o.Filter.Partitions)) / usualPartitions
+	}
+	return all
+}
+
+// usualPartitions is how many the engine uses unless told otherwise.
+const usualPartitions = 256
+
 // Whole reports whether it allows all executions of the partitions that it names.
 func (f *Filter) Whole() bool {
 	return len(f.Lanes)+len(f.Namespaces)+len(f.States) == 0 && f.Since.IsZero()
@@ -92,6 +109,8 @@ type Order struct {
 	// Lists is how many lists of executions the run is about; 0: all that Filter
 	// allows.
 	Lists uint64 `json:"lists,omitempty"`
+	// Listed is how many executions the lists have.
+	Listed uint64 `json:"listed,omitempty"`
 	// Rate is the most executions read in a second; 0: as the service is set.
 	Rate int `json:"rate,omitempty"`
 	// Initial: the service placed it when it created the slot.
@@ -229,6 +248,7 @@ func (s *Store) Place(ctx context.Context, o Order, lists ...[]Listed) (Order, e
 	}
 	o.Run, o.Wish, o.Placed, o.Lists = uuid.NewString(), Run, time.Now().UTC(), uint64(len(lists))
 	for i, list := range lists {
+		o.Listed += uint64(len(list))
 		if err := s.write(ctx, s.list(o.Run, uint64(i)), list); err != nil {
 			return Order{}, errors.Join(err, s.removeLists(ctx, &o))
 		}

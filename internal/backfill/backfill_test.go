@@ -78,7 +78,7 @@ func TestOrders(t *testing.T) {
 		t.Fatal(err)
 	}
 	now, report, found, err := s.Current(ctx)
-	if err != nil || !found || now.Wish != backfill.Pause || now.Run != o.Run || now.Lists != 2 || now.Rate != 5 || report.State != backfill.Waiting {
+	if err != nil || !found || now.Wish != backfill.Pause || now.Run != o.Run || now.Lists != 2 || now.Listed != 3 || now.Rate != 5 || report.State != backfill.Waiting {
 		t.Errorf("%+v %+v %v %v", now, report, found, err)
 	}
 	late := report // of a process that has read it too
@@ -156,6 +156,25 @@ func TestFilter(t *testing.T) {
 		}
 		if !c.f.Allows(&corrupt) {
 			t.Errorf("%+v hides a corrupt row", c.f)
+		}
+	}
+}
+
+// TestOf: how much there is to do is told where it is known.
+func TestOf(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		o    backfill.Order
+		want uint64
+	}{
+		{backfill.Order{}, 2560},
+		{backfill.Order{Filter: backfill.Filter{Namespaces: []string{"n"}}}, 2560}, // all are looked at
+		{backfill.Order{Filter: backfill.Filter{Partitions: []uint16{1, 2}}}, 20},
+		{backfill.Order{Filter: backfill.Filter{Lanes: []string{"l"}, Partitions: []uint16{1}}}, 0},
+		{backfill.Order{Lists: 2, Listed: 1000}, 1000},
+	} {
+		if got := c.o.Of(2560); got != c.want {
+			t.Errorf("%+v is about %d of 2560, want %d", c.o, got, c.want)
 		}
 	}
 }

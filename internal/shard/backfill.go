@@ -283,10 +283,7 @@ func (b *backfiller) begin(ctx context.Context, report *backfill.Report) error {
 	if b.estimate, err = b.cfg.Source.Estimate(ctx); err != nil {
 		return err
 	}
-	b.report.Total, b.told = b.estimate, nil
-	if f := &b.order.Filter; len(f.Partitions) > 0 {
-		b.report.Total = b.report.Total * uint64(len(f.Partitions)) / 256
-	}
+	b.report.Total, b.told = b.order.Of(b.estimate), nil
 	if b.per, b.free = b.order.Rate, time.Now(); b.per == 0 {
 		b.per = b.cfg.Rate
 	}
