@@ -58,7 +58,7 @@ var unexecuted = map[string]string{
 var executed = map[string]string{
 	"role-replication": "TestRemedies", "grants": "TestRemedies", "source": "TestRemedies", "heartbeat": "TestLeastPrivilege", "backfill": "TestLeastPrivilege", "engine-schema": "TestLeastPrivilege",
 	"wal-level": "TestServerRemedies", "replication-slots": "TestServerRemedies", "wal-senders": "TestServerRemedies", "locks": "TestServerRemedies",
-	"wal-sender-timeout": "TestServerRemedies", "slot-keep-size": "TestServerRemedies", "slot-wal": "TestForecast", "slot": "TestInvalidated", "replicas": "TestReplicas",
+	"wal-sender-timeout": "TestServerRemedies", "slot-keep-size": "TestServerRemedies", "slot-wal": "TestForecast", "slot": "TestInvalidated", "replicas": "TestReplicas", "continuity": "TestDoctorContinuity",
 }
 
 // TestRemediesKnown: no finding escapes both lists.
@@ -92,7 +92,7 @@ func TestDoctor(t *testing.T) {
 		return all
 	}
 	sound := severities(w.env(), 0)
-	for _, id := range []string{"version", "pooler", "wal-level", "replication-slots", "wal-senders", "role-replication", "grants", "heartbeat", "engine-schema", "literals", "source", "slot", "slot-wal", "clock", "nats", "jetstream", "writer", "replicas", "nats-clock"} {
+	for _, id := range []string{"version", "pooler", "wal-level", "replication-slots", "wal-senders", "role-replication", "grants", "heartbeat", "engine-schema", "literals", "source", "slot", "slot-wal", "clock", "nats", "jetstream", "writer", "replicas", "nats-clock", "continuity"} {
 		if sound[id] != doctor.OK {
 			t.Errorf("%s is %q", id, sound[id])
 		}
@@ -125,4 +125,53 @@ func TestDoctor(t *testing.T) {
 	if all := severities(env, 1); all["nats"] != doctor.Fault || all["source"] != doctor.OK {
 		t.Errorf("a broker that is away is %q, and the source %q", all["nats"], all["source"])
 	}
+}
+
+// TestDoctorContinuity: where one end is gone and the other has a past, doctor says
+// what run stops with, sends nobody to run, and its remedy is the one that works. To
+// look makes neither end anew.
+func TestDoctorContinuity(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	if f := look(t, w.env(), 0)["continuity"]; f.Severity != doctor.OK {
+		t.Errorf("before the first run: %+v", f)
+	}
+	p := w.run()
+	w.passes(p)
+	p.stop()
+	if f := look(t, w.env(), 0)["continuity"]; f.Severity != doctor.OK {
+		t.Errorf("between two runs: %+v", f)
+	}
+	for _, c := range []struct {
+		name   string
+		strike func(w *world)
+		reason string
+	}{
+		{"slot dropped", dropSlot, "does not exist, and stream"},
+		{"stream and bucket deleted", func(w *world) {
+			deleteStream(w)
+			w.must(w.js.DeleteKeyValue(t.Context(), w.bucket()))
+		}, "does not exist, and slot"},
+		{"slot advanced", advance, "was advanced"},
+	} {
+		c.strike(w)
+		all := look(t, w.env(), 1)
+		f := all["continuity"]
+		if f.Severity != doctor.Fault || !strings.Contains(f.Found, c.reason) || len(f.Run) != 1 {
+			t.Fatalf("%s: %+v", c.name, f)
+		}
+		for _, id := range []string{"slot", "stream"} {
+			if end := all[id]; strings.Contains(end.Found, "first run") || len(end.Run) > 0 {
+				t.Errorf("%s: %+v", c.name, end)
+			}
+		}
+		refused(t, start(t, w.env(), "run"), 1, []string{"continuity is lost"}, nil)
+		if p := start(t, w.env(), words(t, f.Run[0])...); p.code() != 0 {
+			t.Fatalf("%s: the remedy ends with %d: %s", c.name, p.code(), p.output())
+		}
+		if f := look(t, w.env(), 0)["continuity"]; f.Severity != doctor.OK {
+			t.Errorf("%s, after the remedy: %+v", c.name, f)
+		}
+	}
+	w.run().stop()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/ffstream/ffstream/internal/doctor"
 	"github.com/ffstream/ffstream/internal/publish"
 	"github.com/ffstream/ffstream/internal/repl"
+	"github.com/ffstream/ffstream/internal/shard"
 	"github.com/ffstream/ffstream/migrations"
 )
 
@@ -34,8 +35,7 @@ func (c *doctorCmd) Run(ctx context.Context, term terminal) error {
 		return err
 	}
 	cautious(database, "ffstream doctor")
-	findings := c.source(ctx, database)
-	findings = append(findings, c.sink(ctx, database)...)
+	findings := c.sink(ctx, database, c.source(ctx, database))
 	if err := c.print(term.out, findings); err != nil {
 		return fmt.Errorf("print findings: %w", err)
 	}
@@ -77,33 +77,39 @@ func (c *doctorCmd) source(ctx context.Context, database *pgconn.Config) []docto
 	})
 }
 
-// sink looks at the broker, when one is named: the embedded one is the service's
-// own.
-func (c *doctorCmd) sink(ctx context.Context, database *pgconn.Config) []doctor.Finding {
+// sink adds the looks at the broker, when one is named: the embedded one is the
+// service's own.
+func (c *doctorCmd) sink(ctx context.Context, database *pgconn.Config, findings []doctor.Finding) []doctor.Finding {
 	if c.NATSURL == "" {
-		return nil
+		return findings
 	}
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
 	fault := func(id, why string, err error) []doctor.Finding {
-		return []doctor.Finding{{ID: id, Severity: doctor.Fault, Found: oneLine(err), Why: why}}
+		return append(findings, doctor.Finding{ID: id, Severity: doctor.Fault, Found: oneLine(err), Why: why})
 	}
 	nc, err := connectNATS(c.NATSURL, &c.natsAuth, slog.New(slog.DiscardHandler), nats.RetryOnFailedConnect(false))
 	if err != nil {
 		return fault("nats", "nothing of the stream can be looked at", publish.Refused(err))
 	}
 	defer nc.Close()
-	cfg := publish.Config{Stream: c.Stream, Prefix: c.SubjectPrefix, Replicas: c.StreamReplicas, MaxAge: c.StreamMaxAge, Slot: c.Slot, Refusal: nc.refusal}
-	source, err := repl.Open(ctx, repl.Config{Conn: database, Slot: c.Slot, Publication: c.Publication})
+	cfg, closeSource := c.shard(database, slog.New(slog.DiscardHandler))
+	defer closeSource()
+	cfg.Sink.Refusal, cfg.Sink.Slot = nc.refusal, c.Slot
+	source, err := repl.Open(ctx, cfg.Source)
 	if err != nil {
 		return fault("replication", "the service cannot follow the slot, and whose stream it is cannot be told", err)
 	}
-	cfg.SystemID = source.System().ID
-	findings := doctor.Stream(ctx, nc.Conn, cfg)
+	cfg.Sink.SystemID = source.System().ID
+	findings = append(findings, doctor.Stream(ctx, nc.Conn, cfg.Sink)...)
 	if err := source.Close(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		findings = append(findings, fault("replication", "the connection broke", err)...)
+		findings = fault("replication", "the connection broke", err)
 	}
-	return findings
+	err = shard.Examine(ctx, nc.Conn, cfg)
+	if errors.Is(err, shard.ErrGap) {
+		return doctor.WithContinuity(findings, errors.New(oneLine(err)), nil)
+	}
+	return doctor.WithContinuity(findings, nil, err)
 }
 
 func (c *doctorCmd) print(w io.Writer, findings []doctor.Finding) error {

@@ -63,7 +63,7 @@ func slot(ctx context.Context, tx pgx.Tx, cfg Config) (Finding, error) {
 	case err != nil:
 		return Finding{}, err
 	case !found:
-		return Finding{Severity: OK, Found: "slot " + cfg.Slot + " does not exist; the first run creates it"}, nil
+		return Finding{Severity: OK, Found: "slot " + cfg.Slot + " does not exist" + firstRun}, nil
 	case s.kind != "logical" || s.plugin != "pgoutput" || !s.here:
 		return Finding{
 			Severity: Fault, Found: fmt.Sprintf("slot %s is %s, with plugin %q, of database %q", cfg.Slot, s.kind, s.plugin, s.database),
@@ -73,7 +73,7 @@ func slot(ctx context.Context, tx pgx.Tx, cfg Config) (Finding, error) {
 		return Finding{
 			Severity: Fault, Found: "Postgres gave slot " + cfg.Slot + " up and removed log that it needs",
 			Why: "the stream has a gap: restore the slot with the database, or go on without what is lost",
-			Run: []string{"ffstream resume --accept-gap"},
+			Run: []string{acceptGap},
 		}, nil
 	case !s.active:
 		return Finding{Severity: Warning, Found: "no service holds slot " + cfg.Slot, Why: "the server keeps its log until one does", Run: []string{"ffstream run"}}, nil

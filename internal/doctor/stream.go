@@ -89,13 +89,13 @@ func stream(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg publ
 	if n := absent(ctx, js, &cfg); n == 1 { // Open would make the bucket anew, and this package makes nothing
 		f.Severity, f.Found = Fault, fmt.Sprintf("of stream %s and the bucket with its note, %s, only one is there", cfg.Stream, publish.Bucket(cfg.Stream))
 		f.Why = "how far the log was dealt with cannot be told, or what was stored is gone: restore it, or go on without what may be lost"
-		f.Run = []string{"ffstream resume --accept-gap"}
+		f.Run = []string{acceptGap}
 		return []Finding{f}
 	}
 	s, err := publish.Open(ctx, nc, cfg, false)
 	switch {
 	case errors.Is(err, publish.ErrStreamLost):
-		f.Found = "stream " + cfg.Stream + " does not exist; the first run creates it"
+		f.Found = "stream " + cfg.Stream + " does not exist" + firstRun
 		return []Finding{f}
 	case err != nil:
 		f.Severity, f.Found, f.Why = Fault, err.Error(), "the service does not start"

@@ -109,6 +109,22 @@ type Stream struct {
 // Open finds the stream, or creates it when create is true, and checks that it
 // can keep the promise. Nothing of an existing stream is altered.
 func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream, error) {
+	s, replicas, err := find(ctx, nc, cfg, create)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.openBucket(ctx, replicas)
+}
+
+// Look finds and checks the stream as Open does and makes nothing, not even the
+// bucket of its note. What it returns is for reading.
+func Look(ctx context.Context, nc *nats.Conn, cfg Config) (*Stream, error) {
+	s, _, err := find(ctx, nc, cfg, false)
+	return s, err
+}
+
+// find gives the stream, checked, and how many replicas it has.
+func find(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream, int, error) {
 	if cfg.Window == 0 {
 		cfg.Window = defaultWindow
 	}
@@ -116,17 +132,17 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 		cfg.AckTimeout = defaultAckTimeout
 	}
 	if !nc.IsConnected() {
-		return nil, fmt.Errorf("not connected to %s: %w", serverName(nc), cfg.disconnected())
+		return nil, 0, fmt.Errorf("not connected to %s: %w", serverName(nc), cfg.disconnected())
 	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout))
 	if err != nil {
-		return nil, fmt.Errorf("open JetStream: %w", err)
+		return nil, 0, fmt.Errorf("open JetStream: %w", err)
 	}
 	s := &Stream{cfg: cfg, nc: nc, js: js}
 	stream, err := js.Stream(ctx, cfg.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if !create {
-			return nil, fmt.Errorf("%w: stream %s does not exist, but slot %s does, so it existed once: everything that it held is lost", ErrStreamLost, cfg.Stream, cfg.Slot)
+			return nil, 0, fmt.Errorf("%w: stream %s does not exist, but slot %s does, so it existed once: everything that it held is lost", ErrStreamLost, cfg.Stream, cfg.Slot)
 		}
 		stream, err = js.CreateStream(ctx, s.promised())
 		s.Created = err == nil
@@ -135,17 +151,17 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 		err = fmt.Errorf("%w: %w", jetstream.ErrJetStreamNotEnabled, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
+		return nil, 0, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
 	}
 	info, err := stream.Info(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
+		return nil, 0, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
 	}
 	s.lastSeq = info.State.LastSeq
 	if err := s.check(info); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return s, s.openBucket(ctx, info.Config.Replicas)
+	return s, info.Config.Replicas, nil
 }
 
 // disconnected is why there is no connection.
