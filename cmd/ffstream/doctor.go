@@ -129,7 +129,11 @@ func describeFinding(f *doctor.Finding) string {
 	if f.Why != "" {
 		text += "        why: " + f.Why + "\n"
 	}
-	for _, sql := range f.Remedy {
+	remedy := f.Remedy
+	if f.Command != "" { // hundreds of statements, which --json lists
+		remedy, text = nil, text+"        $ "+f.Command+"\n"
+	}
+	for _, sql := range remedy {
 		text += "        " + sql + ";\n"
 	}
 	if f.Restart {

@@ -35,6 +35,9 @@ func TestDoctorExitCodes(t *testing.T) {
 		if c.code == exitUsage {
 			continue
 		}
+		if fault := c.code == exitFatal; strings.Contains(text.String(), "        $ ffstream migrate\n") != fault || strings.Contains(text.String(), "CREATE UNIQUE INDEX") {
+			t.Errorf("%s: migrate is to be run, or its statements are printed: %s", c.name, text.String())
+		}
 		if code := execute(append([]string{"doctor", "--json"}, c.args...), terminal{out: &raw, err: &stderr}); code != c.code {
 			t.Errorf("%s: exit %d with --json, want %d", c.name, code, c.code)
 		}

@@ -31,6 +31,7 @@ type Finding struct {
 	Found    string   `json:"found"`
 	Why      string   `json:"why,omitempty"`
 	Remedy   []string `json:"remedy,omitempty"`  // SQL, one statement each, in order
+	Command  string   `json:"command,omitempty"` // shell command that runs all of Remedy
 	Restart  bool     `json:"restart,omitempty"` // of Postgres, after the SQL
 	Run      []string `json:"run,omitempty"`     // shell commands, after the SQL
 }

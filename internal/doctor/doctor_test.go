@@ -74,6 +74,21 @@ func TestRemedies(t *testing.T) {
 			t.Fatalf("after the remedy: %+v", after)
 		}
 	}
+	// What migrate would change is no fault where the service starts without it.
+	exec("ALTER PUBLICATION ffstream SET TABLE ff_exec_core, ff_attempt")
+	if err := migrations.Check(ctx, admin, cfg.Config); err != nil {
+		t.Fatal(err)
+	}
+	before := find(t, Source(ctx, admin, cfg), "source")
+	if before.Severity != Warning || before.Command != "ffstream migrate" {
+		t.Fatalf("a publication of all columns: %+v", before)
+	}
+	for _, sql := range before.Remedy {
+		exec(sql)
+	}
+	if after := find(t, Source(ctx, admin, cfg), "source"); after.Severity != OK {
+		t.Errorf("after the remedy: %+v", after)
+	}
 }
 
 // TestServerRemedies provokes what concerns a whole server, runs the remedies,

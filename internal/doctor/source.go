@@ -11,23 +11,37 @@ import (
 	"github.com/ffstream/ffstream/migrations"
 )
 
-// source is what migrate would do.
+// source is what migrate would do, and whether the service starts without it.
 func source(ctx context.Context, tx pgx.Tx, cfg Config) (Finding, error) {
+	refusal := migrations.Check(ctx, tx, cfg.Config)
 	steps, err := migrations.Plan(ctx, tx, cfg.Config)
 	if err != nil {
 		return Finding{}, fmt.Errorf("plan the source: %w", err)
 	}
-	if len(steps) == 0 {
-		return Finding{Severity: OK, Found: "publication and replica identity serve"}, nil
+	f := Finding{Severity: OK, Found: "publication and replica identity serve"}
+	if len(steps) > 0 {
+		f.Severity, f.Found = Warning, fmt.Sprintf("%d statements are missing, the first: %s", len(steps), steps[0].Note)
+		f.Why, f.Command = "the service works without them, and sends or stores more than it needs or knows less than it could", migrate(cfg)
+		for _, s := range steps {
+			f.Remedy = append(f.Remedy, s.SQL)
+		}
 	}
-	f := Finding{
-		Severity: Fault, Found: fmt.Sprintf("%d statements are missing, the first: %s", len(steps), steps[0].Note),
-		Why: "without them the service does not start; ffstream migrate runs them too",
-	}
-	for _, s := range steps {
-		f.Remedy = append(f.Remedy, s.SQL)
+	if refusal != nil {
+		f.Severity, f.Why = Fault, "the service does not start: "+refusal.Error()
 	}
 	return f, nil
+}
+
+// migrate is the command that prepares the source for cfg.
+func migrate(cfg Config) string {
+	command := "ffstream migrate"
+	if cfg.Publication != "ffstream" {
+		command += " --publication=" + cfg.Publication
+	}
+	if !cfg.Identity {
+		command += " --replica-identity=none"
+	}
+	return command
 }
 
 // slotRow is what the catalog says of the slot.
