@@ -18,9 +18,10 @@ type Heartbeat struct {
 	Sent time.Time // by this process's clock; zero: none came back yet
 	// Delay is from the message's writing until everything that committed before
 	// it was stored.
-	Delay time.Duration
-	Count uint64 // that came back
-	Error string // why the latest could not be written
+	Delay    time.Duration
+	Interval time.Duration // between two
+	Count    uint64        // that came back
+	Error    string        // why the latest could not be written
 }
 
 // pulse measures how long the log takes to be stored. It belongs to goroutine B.

@@ -40,6 +40,7 @@ type session struct {
 	received, serverEnd ffstream.LSN
 	position            ffstream.Position
 	commitTime          time.Time
+	told                uint64                          // sequence of the latest event that is no snapshot
 	events              map[ffstream.PublicState]uint64 // since the last report to the board
 	snapshots           uint64                          // likewise
 }
@@ -299,7 +300,8 @@ func (ss *session) confirm(ending bool) error {
 	}
 	if delay, ok := ss.pulse.beaten(ss.ledger.done.end, now); ok {
 		ss.shard.board.update(func(b *Status) {
-			b.Heartbeat.Sent, b.Heartbeat.Delay, b.Heartbeat.Count = ss.pulse.sent, delay, b.Heartbeat.Count+1
+			h := &b.Heartbeat
+			h.Sent, h.Delay, h.Interval, h.Count = ss.pulse.sent, delay, ss.shard.cfg.HeartbeatInterval, h.Count+1
 		})
 	}
 	ss.source.Confirm(j.ripe(ss.ledger.done.end, now))
@@ -334,6 +336,7 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	if err := ss.meet(ffstream.LSN(c.CommitLSN)); err != nil {
 		return err
 	}
+	told := false
 	err := ss.norm.Commit(c, func(e *ffstream.Event) error {
 		ss.position = e.ID.Position
 		ss.window.see(e)
@@ -342,10 +345,14 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 			return nil
 		}
 		ss.events[e.To]++
+		told = true
 		return ss.pub.Add(ctx, e)
 	})
 	if err != nil {
 		return err
+	}
+	if told {
+		ss.told = ss.pub.Sequence()
 	}
 	if err := ss.pub.Commit(ctx); err != nil {
 		return err
@@ -407,6 +414,7 @@ func (ss *session) report() {
 		b.ServerEnd = max(b.ServerEnd, ss.serverEnd)
 		b.Position, b.CommitTime = ss.position, ss.commitTime
 		b.Sequence, b.Acked, b.InFlight = ss.pub.Sequence(), ss.pub.Acked(), ss.pub.InFlight()
+		b.Told = ss.told
 		b.Normalizer = ss.before.Plus(stats)
 		for state, n := range ss.events {
 			b.Events[state] += n

@@ -176,6 +176,7 @@ func (s *Shard) Run(ctx context.Context) error {
 				b.Since = time.Now()
 			}
 			b.Role, b.LastError = role, err.Error()
+			b.InFlight, b.Told = 0, 0 // the session's window is gone with it
 			b.Retries[nameOf(err)]++
 		})
 		if cause := causeOf(err); errors.Is(err, errUnsure) {

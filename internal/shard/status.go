@@ -38,6 +38,7 @@ type Status struct {
 	Sequence  uint64 // of the latest event added, in the stream
 	Acked     uint64 // sequence up to which everything is stored
 	InFlight  int    // events added and not acknowledged
+	Told      uint64 // sequence of the latest event added that is no snapshot; 0: none by this session
 	// CommitTime is the time of the latest transaction that was read.
 	CommitTime time.Time
 
@@ -64,13 +65,27 @@ type States struct {
 	Error    string
 }
 
-// Behind is how far the stream is behind the database: the age of the latest
-// transaction that was read while more of the log is known to be there, else 0.
+// Behind is how far the stream is behind the database: the age of what was read
+// last while there is more to read or to store, else 0, and 0 unless active. What
+// was read last is a transaction or a heartbeat. Where other writers move the log
+// on, a heartbeat tells how long that takes: nothing is behind by more than the
+// latest took, until the next is overdue. Snapshots on their way delay nobody.
 func (s *Status) Behind(now time.Time) time.Duration {
-	if s.CommitTime.IsZero() || s.InFlight == 0 && s.Received >= max(s.ServerEnd, s.Probed.End) {
+	if s.Role != RoleActive || s.CommitTime.IsZero() {
 		return 0
 	}
-	return max(0, now.Sub(s.CommitTime))
+	read, h := now.Sub(s.CommitTime), &s.Heartbeat
+	if h.Sent.After(s.CommitTime) {
+		read = now.Sub(h.Sent)
+	}
+	switch {
+	case s.Told > s.Acked:
+	case s.Received >= max(s.ServerEnd, s.Probed.End):
+		return 0
+	case h.Count > 0:
+		read = min(read, max(h.Delay, now.Sub(h.Sent)-h.Interval))
+	}
+	return max(0, read)
 }
 
 // Lag is how many bytes of WAL the server is ahead of what is confirmed.

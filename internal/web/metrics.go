@@ -78,8 +78,8 @@ var table = []metric{
 		return one(float64(max(s.ServerEnd, s.Probed.End)))
 	}},
 	{"ffstream_lag_bytes", "", gauge, "Bytes of the log that are not confirmed.", func(s *shard.Status, _ time.Time) map[string]float64 { return one(float64(s.Lag())) }},
-	{"ffstream_behind_seconds", "", gauge, "Age of the latest transaction that was read, while there is more to read or to store; else 0.", func(s *shard.Status, now time.Time) map[string]float64 {
-		return one(s.Behind(now).Seconds())
+	{"ffstream_behind_seconds", "", gauge, "Age of the latest transaction or heartbeat that was read, while there is more to read or to store, and no more than the latest heartbeat took until the next is overdue; else 0. Absent unless active.", func(s *shard.Status, now time.Time) map[string]float64 {
+		return maybe(s.Behind(now).Seconds(), s.Role == shard.RoleActive)
 	}},
 	{"ffstream_heartbeat_delay_seconds", "", gauge, "From the writing of the latest heartbeat until everything before it was stored.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return maybe(s.Heartbeat.Delay.Seconds(), s.Heartbeat.Count > 0)

@@ -103,7 +103,7 @@ type Stream struct {
 // Lag is how far the stream is behind the database.
 type Lag struct {
 	Bytes                 uint64     `json:"bytes"`
-	Seconds               float64    `json:"seconds"`
+	Seconds               float64    `json:"seconds"` // 0 unless active
 	LastCommit            *time.Time `json:"last_commit"`
 	HeartbeatDelaySeconds *float64   `json:"heartbeat_delay_seconds"`
 	HeartbeatError        *string    `json:"heartbeat_error"`

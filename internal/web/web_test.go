@@ -36,13 +36,13 @@ const reference = "../../docs/metrics.md"
 func working(now time.Time) shard.Status {
 	return shard.Status{
 		Role: shard.RoleActive, Slot: "ffstream", Stream: "FFSTREAM", SystemID: 7, Server: "15.18", Atomic: true, Since: now.Add(-time.Hour),
-		ServerEnd: 5000, Received: 4000, Confirmed: 3000, Position: ffstream.Position{Commit: 3900, Index: 1}, Sequence: 12, Acked: 10, InFlight: 2,
+		ServerEnd: 5000, Received: 4000, Confirmed: 3000, Position: ffstream.Position{Commit: 3900, Index: 1}, Sequence: 12, Acked: 10, InFlight: 2, Told: 12,
 		CommitTime: now.Add(-3 * time.Second), Sessions: 2, Retries: map[string]uint64{"slot_busy": 3},
 		Events:     map[ffstream.PublicState]uint64{"completed": 5, "": 1},
 		Normalizer: normalize.Stats{Transactions: 9, CoreRows: 8, AttemptRows: 7, NoCandidate: 6, SameState: 5, Transient: 4, Skipped: 3, Inconsistent: 2, NoEvidence: 1, Lookups: 11, Corrupt: map[string]uint64{"attempt_state": 1}},
 		Backfill:   shard.Backfilling{Report: backfill.Report{Run: "r", State: backfill.Running, Executions: 5, Published: 4, Total: 10, Rate: 5}, TotalChunks: 1},
 		States:     shard.States{Bucket: "b", Sequence: 9, Error: "away"},
-		Heartbeat:  shard.Heartbeat{Sent: now, Delay: 20 * time.Millisecond, Count: 1},
+		Heartbeat:  shard.Heartbeat{Sent: now.Add(-time.Minute), Delay: 20 * time.Millisecond, Count: 1},
 		Probed: shard.Probed{At: now, WALRate: 100, SlotHealth: shard.SlotHealth{
 			Exists: true, Active: true, WALStatus: "reserved", SafeWAL: ffstream.Some(int64(6000)), Restart: 2000, Confirmed: 3000, End: 6000}},
 	}
@@ -70,7 +70,7 @@ func TestReady(t *testing.T) {
 		{"lag at its limit", func(*shard.Status) {}, Limits{Lag: 3000}, ""},
 		{"lag", func(*shard.Status) {}, Limits{Lag: 2999}, "3000 bytes of WAL are not confirmed, and 2999 may be"},
 		{"behind", func(*shard.Status) {}, Limits{Behind: time.Second}, "1s are allowed"},
-		{"idle since long", func(s *shard.Status) { s.InFlight, s.Received = 0, 6000 }, Limits{Behind: time.Second}, ""},
+		{"idle since long", func(s *shard.Status) { s.InFlight, s.Told, s.Received = 0, 0, 6000 }, Limits{Behind: time.Second}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -141,7 +141,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	unknown := collector{func() shard.Status { return shard.Status{} }, "v1"}
-	for _, name := range []string{"ffstream_slot_runway_seconds", "ffstream_heartbeat_delay_seconds", "ffstream_slot_safe_wal_bytes", "ffstream_slot_active"} {
+	for _, name := range []string{"ffstream_behind_seconds", "ffstream_slot_runway_seconds", "ffstream_heartbeat_delay_seconds", "ffstream_slot_safe_wal_bytes", "ffstream_slot_active"} {
 		if n := testutil.CollectAndCount(unknown, name); n != 0 {
 			t.Errorf("%s has %d samples though nothing is known", name, n)
 		}
