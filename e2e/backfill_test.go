@@ -295,6 +295,7 @@ func TestBackfillRace(t *testing.T) {
 	for n := range 3 {
 		wg.Go(func() {
 			for i := n; ctx.Err() == nil; i++ {
+				pause(ctx, 5*time.Millisecond) // a backfill gives way to a stream that cannot keep up
 				// One in two updates is no transition, and one in four ends in nothing.
 				sql := fmt.Sprintf(`UPDATE ff_exec_core SET lifecycle_phase = CASE lifecycle_phase WHEN 'active' THEN 'suspended' ELSE 'active' END
 					WHERE partition_key IN (%d, %d)`, i*7%256, i*13%256)
@@ -536,7 +537,7 @@ func TestBackfillOrders(t *testing.T) {
 	if p := start(t, w.env(), "backfill", "--state", "active"); p.code() != 2 || !strings.Contains(oneError(t, p), "--state: no index serves it, so all of about 2560000 executions would be read") {
 		t.Errorf("a big table: %s", p.output())
 	}
-	w.orders("backfill", "--state", "active", "--force", "--wait")
+	w.orders("backfill", "--state", "active", "--force", "--rate", "100000", "--wait")
 	// Whoever writes that a run goes on which is over is contradicted.
 	store, err := backfill.Open(t.Context(), w.js, w.bucket())
 	w.must(err)
