@@ -419,15 +419,17 @@ func (s *session) take(ctx context.Context, m jetstream.Msg, batch map[string]pe
 	if err != nil {
 		return false, fmt.Errorf("read message %d of stream %s: %w", meta.Sequence.Stream, s.cfg.Stream, err)
 	}
-	s.seen = meta.Sequence.Stream
-	if e.Type == ffstream.TypeTruncated {
+	if e.Type == ffstream.TypeTruncated { // it is not read before all it says is stored: a crash begins with it again
 		if err := s.flush(ctx, batch); err != nil {
 			return false, err
 		}
-		return true, s.truncate(ctx, meta.Sequence.Stream)
+		if err := s.truncate(ctx); err != nil {
+			return false, err
+		}
 	}
+	s.seen = meta.Sequence.Stream
 	if e.ExecutionID.IsZero() {
-		return meta.NumPending == 0, nil
+		return e.Type == ffstream.TypeTruncated || meta.NumPending == 0, nil
 	}
 	p, err := value(&e, meta.Sequence.Stream)
 	if err != nil {
@@ -520,8 +522,9 @@ func (s *session) store(ctx context.Context, all []pending) error {
 	return nil
 }
 
-// truncate deletes every key: a TRUNCATE was told at sequence.
-func (s *session) truncate(ctx context.Context, sequence uint64) error {
+// truncate deletes every key. The deletions carry the sequence of what stands before
+// the TRUNCATE, whose own is written behind them.
+func (s *session) truncate(ctx context.Context) error {
 	kv, err := s.js.KeyValue(ctx, s.cfg.Bucket)
 	if err != nil {
 		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
@@ -544,15 +547,12 @@ func (s *session) truncate(ctx context.Context, sequence uint64) error {
 		if strings.HasPrefix(key, "_") {
 			continue
 		}
-		some = append(some, pending{key: key, sequence: sequence - 1}) // a crash begins with the TRUNCATE again
+		some = append(some, pending{key: key, sequence: s.sequence})
 		if len(some) == batchSize {
 			if err := drop(); err != nil {
 				return err
 			}
 		}
 	}
-	if err := drop(); err != nil {
-		return err
-	}
-	return nil // that it is done stands with what is written next
+	return drop()
 }

@@ -100,7 +100,7 @@ func (d *desk) some(rng *rand.Rand, n int) {
 		case 1:
 			e = ffstream.Event{Type: ffstream.TypeBackfill, Backfill: &ffstream.Backfill{Run: "r", Status: ffstream.BackfillRunning}}
 		case 2:
-			if rng.IntN(10) == 0 {
+			if rng.IntN(3) == 0 {
 				e = ffstream.Event{Type: ffstream.TypeTruncated}
 			}
 		}
@@ -111,7 +111,12 @@ func (d *desk) some(rng *rand.Rand, n int) {
 // projector runs one until the returned function is called.
 func (d *desk) projector() (*project.Projector, func()) {
 	d.t.Helper()
-	p, err := project.New(connect(d.t), project.Config{Stream: d.name, Prefix: d.name, Bucket: d.bucket(), Active: func() bool { return true }, Log: slog.New(slog.DiscardHandler)})
+	return d.projectorOver(connect(d.t))
+}
+
+func (d *desk) projectorOver(nc *nats.Conn) (*project.Projector, func()) {
+	d.t.Helper()
+	p, err := project.New(nc, project.Config{Stream: d.name, Prefix: d.name, Bucket: d.bucket(), Active: func() bool { return true }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -245,6 +250,41 @@ func TestCrashes(t *testing.T) {
 			end()
 		})
 	}
+}
+
+// TestCrashAtTruncate: a projector that ends while it takes in a TRUNCATE leaves
+// the rest of it to the next.
+func TestCrashAtTruncate(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, 1200) // several batches
+	for _, id := range d.ids {
+		d.publish(ffstream.Event{Type: ffstream.TypeTransitioned, ExecutionID: id, To: ffstream.StateActive})
+	}
+	p, end := d.projector()
+	d.settled(p)
+	end()
+	kv, err := d.js.KeyValue(t.Context(), d.bucket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	watcher, err := kv.WatchAll(t.Context(), jetstream.UpdatesOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = watcher.Stop() }()
+	d.publish(ffstream.Event{Type: ffstream.TypeTruncated})
+	nc := connect(t)
+	_, end = d.projectorOver(nc)
+	for entry := range watcher.Updates() {
+		if entry != nil { // the first that it stores is the last that it lives to see
+			break
+		}
+	}
+	nc.Close()
+	end()
+	p, end = d.projector()
+	defer end()
+	d.settled(p)
 }
 
 // TestRebuilt: a bucket that is deleted, written into, or behind what the stream
