@@ -28,7 +28,7 @@ var arrows = map[string][]string{
 	"internal/publish":        {},
 	"internal/backfill":       {"internal/publish"},
 	"internal/shard":          {"internal/repl", "internal/repl/pgoutput", "internal/normalize", "internal/publish", "internal/backfill"},
-	"internal/project":        {},
+	"internal/project":        {"internal/publish"},
 	"internal/read":           {"internal/normalize"},
 	"internal/verify":         {"internal/read", "internal/publish", "internal/shard"},
 	"internal/web":            {"internal/shard"},

@@ -9,8 +9,8 @@
 // last one tells where to go on. Writes are chained, each names the sequence of the
 // one before, so of two projectors one fails and none writes what is older.
 //
-// A bucket that is behind the stream's first event, ahead of its last, or edited is
-// emptied and built anew from what the stream has; while that lasts it has the key
+// A bucket that is behind the stream's first event, ahead of its last, of another
+// stream of the same name, or edited is emptied and built anew from what the stream has; while that lasts it has the key
 // ffstream.StateBuilding.
 //
 // # Not promised
@@ -37,6 +37,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // Config says what is projected where.
@@ -87,6 +88,14 @@ var (
 
 // Metadata of a bucket.
 const metaStream = "ffstream.stream"
+
+// Headers of each message in a bucket, beside ffstream.HeaderSequence: the id of the
+// event at that sequence, empty where there is none, and when the stream was made.
+// By these another stream of the same name is known.
+const (
+	headerEvent   = "Ffstream-Event"
+	headerCreated = "Ffstream-Stream-Created"
+)
 
 // positionKey takes the place of an execution where a message tells of none.
 const positionKey = "_position"
@@ -153,20 +162,23 @@ func (p *Projector) fail(err error) {
 type session struct {
 	*Projector
 	kv       string // subject of the bucket, with a dot
+	created  string // when the stream was made
 	last     uint64 // sequence of the bucket's last message
 	sequence uint64 // in the stream, taken in
+	event    string // at sequence
 	seen     uint64 // in the stream, read
+	latest   string // event at seen
 	building uint64 // built when the stream is taken in up to here; 0: it is
 	replies  chan *nats.Msg
 	inbox    string
 }
 
 func (p *Projector) session(ctx context.Context) error {
-	s := &session{Projector: p, kv: "$KV." + p.cfg.Bucket + "."}
 	stream, err := p.js.Stream(ctx, p.cfg.Stream)
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", p.cfg.Stream, err)
 	}
+	s := &session{Projector: p, kv: "$KV." + p.cfg.Bucket + ".", created: stream.CachedInfo().Created.UTC().Format(time.RFC3339Nano)}
 	if err := s.open(ctx, stream.CachedInfo()); err != nil {
 		return err
 	}
@@ -227,7 +239,7 @@ func (s *session) open(ctx context.Context, source *jetstream.StreamInfo) error 
 // place finds how far the bucket is. One that cannot go on is emptied.
 func (s *session) place(ctx context.Context, bucket jetstream.Stream, info *jetstream.StreamInfo, source *jetstream.StreamState) error {
 	s.last = info.State.LastSeq
-	why := ""
+	why, created := "", ""
 	if s.last > 0 {
 		msg, err := bucket.GetMsg(ctx, s.last)
 		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -240,6 +252,7 @@ func (s *session) place(ctx context.Context, bucket jetstream.Stream, info *jets
 			if s.sequence, err = strconv.ParseUint(msg.Header.Get(ffstream.HeaderSequence), 10, 64); err != nil {
 				why = "somebody else wrote into it"
 			}
+			s.event, created = msg.Header.Get(headerEvent), msg.Header.Get(headerCreated)
 		}
 	}
 	switch {
@@ -248,6 +261,11 @@ func (s *session) place(ctx context.Context, bucket jetstream.Stream, info *jets
 		why = "it is ahead of the stream, which is another"
 	case s.sequence+1 < source.FirstSeq && (s.sequence > 0 || s.last > 0):
 		why = "events behind it have left the stream"
+	case s.last > 0:
+		var err error
+		if why, err = s.another(ctx, created); err != nil {
+			return err
+		}
 	}
 	if why == "" && s.last > 0 {
 		building, err := s.isBuilding(ctx)
@@ -262,13 +280,37 @@ func (s *session) place(ctx context.Context, bucket jetstream.Stream, info *jets
 			return fmt.Errorf("empty bucket %s: %w", s.cfg.Bucket, err)
 		}
 	}
-	s.sequence, s.building = 0, max(1, source.LastSeq)
+	s.sequence, s.event, s.building = 0, "", max(1, source.LastSeq)
 	if source.FirstSeq > 0 {
 		s.sequence = source.FirstSeq - 1
 	}
 	m := nats.NewMsg(s.kv + ffstream.StateBuilding)
 	m.Data = []byte(`{}`)
-	return s.write(ctx, m, s.sequence)
+	return s.write(ctx, m)
+}
+
+// another says why the stream is not the one that the bucket was made of, though it
+// has its name and is as long: it has another event where the bucket ends. One that
+// has aged out cannot be compared; then what was made at another time is another
+// stream. A stream that was restored keeps its events, and may not keep that time.
+func (s *session) another(ctx context.Context, created string) (why string, err error) {
+	if s.sequence > 0 {
+		msg, err := publish.ReadMessage(ctx, s.nc, s.cfg.Stream, s.sequence)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+		case err != nil:
+			return "", err
+		default:
+			if e, err := ffstream.ParseEvent(msg.Data); err != nil || e.ID.String() != s.event {
+				return fmt.Sprintf("the stream has another event at sequence %d", s.sequence), nil
+			}
+			return "", nil
+		}
+	}
+	if created != s.created {
+		return "the stream was made anew, at " + s.created, nil
+	}
+	return "", nil
 }
 
 func (s *session) isBuilding(ctx context.Context) (bool, error) {
@@ -289,7 +331,7 @@ func (s *session) built(ctx context.Context) error {
 	}
 	m := nats.NewMsg(s.kv + ffstream.StateBuilding)
 	m.Header.Set("KV-Operation", "DEL")
-	if err := s.write(ctx, m, s.sequence); err != nil {
+	if err := s.write(ctx, m); err != nil {
 		return err
 	}
 	s.building = 0
@@ -297,11 +339,11 @@ func (s *session) built(ctx context.Context) error {
 	return nil
 }
 
-// write stores one message behind the last.
-func (s *session) write(ctx context.Context, m *nats.Msg, sequence uint64) error {
+// write stores one message behind the last, which tells of no event.
+func (s *session) write(ctx context.Context, m *nats.Msg) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	s.head(m, sequence, s.last)
+	s.head(m, s.sequence, s.event, s.last)
 	reply, err := s.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {
 		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, err)
@@ -309,8 +351,10 @@ func (s *session) write(ctx context.Context, m *nats.Msg, sequence uint64) error
 	return s.ack(reply.Data, s.last+1)
 }
 
-func (s *session) head(m *nats.Msg, sequence, behind uint64) {
+func (s *session) head(m *nats.Msg, sequence uint64, event string, behind uint64) {
 	m.Header.Set(ffstream.HeaderSequence, strconv.FormatUint(sequence, 10))
+	m.Header.Set(headerEvent, event)
+	m.Header.Set(headerCreated, s.created)
 	m.Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(behind, 10))
 }
 
@@ -341,6 +385,7 @@ type pending struct {
 	value    []byte // nil: the execution is purged
 	position string
 	sequence uint64
+	event    string // at sequence
 }
 
 // follow takes in the stream.
@@ -427,7 +472,7 @@ func (s *session) take(ctx context.Context, m jetstream.Msg, batch map[string]pe
 			return false, err
 		}
 	}
-	s.seen = meta.Sequence.Stream
+	s.seen, s.latest = meta.Sequence.Stream, e.ID.String()
 	if e.ExecutionID.IsZero() {
 		return e.Type == ffstream.TypeTruncated || meta.NumPending == 0, nil
 	}
@@ -440,12 +485,12 @@ func (s *session) take(ctx context.Context, m jetstream.Msg, batch map[string]pe
 }
 
 func value(e *ffstream.Event, sequence uint64) (pending, error) {
-	p := pending{key: ffstream.StateKey(e.ExecutionID), position: e.ID.Position.String(), sequence: sequence}
+	p := pending{key: ffstream.StateKey(e.ExecutionID), position: e.ID.Position.String(), sequence: sequence, event: e.ID.String()}
 	if e.To == ffstream.StatePurged {
 		return p, nil
 	}
 	s := ffstream.CurrentState{
-		ExecutionID: e.ExecutionID, State: e.To, Position: e.ID.Position, Sequence: sequence, EventID: e.ID.String(), Time: e.Time,
+		ExecutionID: e.ExecutionID, State: e.To, Position: e.ID.Position, Sequence: sequence, EventID: p.event, Time: e.Time,
 		Namespace: e.Namespace, LaneID: e.LaneID, Snapshot: e.Snapshot != nil,
 	}
 	if e.Type == ffstream.TypeCorrupt {
@@ -467,13 +512,13 @@ func (s *session) flush(ctx context.Context, batch map[string]pending) error {
 		}
 		slices.SortFunc(all, func(a, b pending) int { return cmp.Compare(a.sequence, b.sequence) })
 		if len(all) == 0 || all[len(all)-1].sequence < s.seen { // what was read last told of no execution
-			all = append(all, pending{key: positionKey, value: []byte(`{}`), sequence: s.seen})
+			all = append(all, pending{key: positionKey, value: []byte(`{}`), sequence: s.seen, event: s.latest})
 		}
 		if err := s.store(ctx, all); err != nil {
 			return err
 		}
 		clear(batch)
-		s.sequence = all[len(all)-1].sequence
+		s.sequence, s.event = all[len(all)-1].sequence, all[len(all)-1].event
 		s.update(func(st *Status) { st.Sequence, st.Written = s.sequence, st.Written+uint64(len(all)) })
 	}
 	if s.building > 0 && s.sequence >= s.building {
@@ -491,7 +536,7 @@ func (s *session) store(ctx context.Context, all []pending) error {
 			m.Header.Set("KV-Operation", "DEL")
 		}
 		m.Header.Set(ffstream.HeaderPosition, all[i].position)
-		s.head(m, all[i].sequence, first+uint64(i))
+		s.head(m, all[i].sequence, all[i].event, first+uint64(i))
 		m.Reply = s.inbox + strconv.Itoa(i)
 		if err := s.nc.PublishMsg(m); err != nil {
 			return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, err)
@@ -547,7 +592,7 @@ func (s *session) truncate(ctx context.Context) error {
 		if strings.HasPrefix(key, "_") {
 			continue
 		}
-		some = append(some, pending{key: key, sequence: s.sequence})
+		some = append(some, pending{key: key, sequence: s.sequence, event: s.event})
 		if len(some) == batchSize {
 			if err := drop(); err != nil {
 				return err

@@ -365,6 +365,48 @@ func TestRebuilt(t *testing.T) {
 	}
 }
 
+// TestAnotherStream: a stream of the same name that is longer than the bucket knows
+// is told by its event at the bucket's end, or, where that has aged out, by when it
+// was made.
+func TestAnotherStream(t *testing.T) {
+	t.Parallel()
+	for _, aged := range []bool{false, true} {
+		t.Run(fmt.Sprintf("aged=%t", aged), func(t *testing.T) {
+			t.Parallel()
+			d := newDesk(t, 10)
+			tell := func(state ffstream.PublicState, ids []ffstream.ExecutionID) {
+				for _, id := range ids {
+					d.publish(ffstream.Event{Type: ffstream.TypeTransitioned, ExecutionID: id, To: state})
+				}
+			}
+			tell(ffstream.StateActive, d.ids)
+			p, end := d.projector()
+			d.settled(p)
+			end()
+			if err := d.js.DeleteStream(t.Context(), d.name); err != nil {
+				t.Fatal(err)
+			}
+			d.create()
+			clear(d.want)
+			tell(ffstream.StateWaiting, d.ids)
+			if aged {
+				stream, err := d.js.Stream(t.Context(), d.name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := stream.Purge(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				clear(d.want)
+			}
+			tell(ffstream.StateCompleted, d.ids[:5])
+			p, end = d.projector()
+			defer end()
+			d.settled(p)
+		})
+	}
+}
+
 // TestQuietStream: messages that tell of no execution are taken in too, so a
 // bucket whose stream has aged out behind them is not built anew.
 func TestQuietStream(t *testing.T) {

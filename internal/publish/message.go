@@ -32,6 +32,19 @@ func ReadValue(ctx context.Context, nc *nats.Conn, bucket, key string) (value []
 	return msg.Data, msg.Sequence, nil
 }
 
+// ReadMessage reads the message that a stream has at a sequence from its leader;
+// jetstream.ErrMsgNotFound when it has none there.
+func ReadMessage(ctx context.Context, nc *nats.Conn, stream string, sequence uint64) (*jetstream.RawStreamMsg, error) {
+	msg, err := getMessage(ctx, nc, stream, messageRequest{Sequence: sequence})
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		err = classify(err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read message %d of stream %s: %w", sequence, stream, err)
+	}
+	return msg, nil
+}
+
 // getMessage asks a stream's leader for one message.
 func (s *Stream) getMessage(ctx context.Context, stream string, which messageRequest) (*jetstream.RawStreamMsg, error) {
 	return getMessage(ctx, s.nc, stream, which)
