@@ -37,7 +37,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
-	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // Config says what is projected where.
@@ -179,7 +178,7 @@ func (p *Projector) session(ctx context.Context) error {
 		return fmt.Errorf("open stream %s: %w", p.cfg.Stream, err)
 	}
 	s := &session{Projector: p, kv: "$KV." + p.cfg.Bucket + ".", created: stream.CachedInfo().Created.UTC().Format(time.RFC3339Nano)}
-	if err := s.open(ctx, stream.CachedInfo()); err != nil {
+	if err := s.open(ctx, stream); err != nil {
 		return err
 	}
 	s.replies, s.inbox = make(chan *nats.Msg, batchSize+1), p.nc.NewRespInbox()+"."
@@ -204,124 +203,6 @@ func (p *Projector) session(ctx context.Context) error {
 	defer messages.Stop()
 	p.update(func(st *Status) { st.Error, st.Sequence, st.Building = "", s.sequence, s.building > 0 })
 	return s.follow(ctx, messages)
-}
-
-// open finds the bucket or creates it, and where it stands.
-func (s *session) open(ctx context.Context, source *jetstream.StreamInfo) error {
-	kv, err := s.js.KeyValue(ctx, s.cfg.Bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: s.cfg.Bucket, Description: "current states of the executions of stream " + s.cfg.Stream, History: 1,
-			Storage: jetstream.FileStorage, Replicas: source.Config.Replicas, Metadata: map[string]string{metaStream: s.cfg.Stream},
-		})
-	}
-	if err != nil {
-		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
-	}
-	status, err := kv.Status(ctx)
-	if err != nil {
-		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
-	}
-	bucket, err := s.js.Stream(ctx, "KV_"+s.cfg.Bucket)
-	if err != nil {
-		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
-	}
-	info := bucket.CachedInfo()
-	if owner := info.Config.Metadata[metaStream]; owner != s.cfg.Stream {
-		return fmt.Errorf("%w: bucket %s was not made for stream %s (metadata %s is %q): name another (--state-bucket)", ErrBucket, s.cfg.Bucket, s.cfg.Stream, metaStream, owner)
-	}
-	if status.TTL() != 0 {
-		return fmt.Errorf("%w: bucket %s forgets values after %s: set its TTL to 0", ErrBucket, s.cfg.Bucket, status.TTL())
-	}
-	return s.place(ctx, bucket, info, &source.State)
-}
-
-// place finds how far the bucket is. One that cannot go on is emptied.
-func (s *session) place(ctx context.Context, bucket jetstream.Stream, info *jetstream.StreamInfo, source *jetstream.StreamState) error {
-	s.last = info.State.LastSeq
-	why, created := "", ""
-	if s.last > 0 {
-		msg, err := bucket.GetMsg(ctx, s.last)
-		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return fmt.Errorf("read end of bucket %s: %w", s.cfg.Bucket, err)
-		}
-		switch {
-		case err != nil:
-			why = "its last message is gone"
-		default:
-			if s.sequence, err = strconv.ParseUint(msg.Header.Get(ffstream.HeaderSequence), 10, 64); err != nil {
-				why = "somebody else wrote into it"
-			}
-			s.event, created = msg.Header.Get(headerEvent), msg.Header.Get(headerCreated)
-		}
-	}
-	switch {
-	case why != "":
-	case s.sequence > source.LastSeq:
-		why = "it is ahead of the stream, which is another"
-	case s.sequence+1 < source.FirstSeq && (s.sequence > 0 || s.last > 0):
-		why = "events behind it have left the stream"
-	case s.last > 0:
-		var err error
-		if why, err = s.another(ctx, created); err != nil {
-			return err
-		}
-	}
-	if why == "" && s.last > 0 {
-		building, err := s.isBuilding(ctx)
-		if building {
-			s.building = source.LastSeq
-		}
-		return err
-	}
-	if why != "" {
-		s.cfg.Log.Warn("the state bucket is built anew", "bucket", s.cfg.Bucket, "because", why)
-		if err := bucket.Purge(ctx); err != nil {
-			return fmt.Errorf("empty bucket %s: %w", s.cfg.Bucket, err)
-		}
-	}
-	s.sequence, s.event, s.building = 0, "", max(1, source.LastSeq)
-	if source.FirstSeq > 0 {
-		s.sequence = source.FirstSeq - 1
-	}
-	m := nats.NewMsg(s.kv + ffstream.StateBuilding)
-	m.Data = []byte(`{}`)
-	return s.write(ctx, m)
-}
-
-// another says why the stream is not the one that the bucket was made of, though it
-// has its name and is as long: it has another event where the bucket ends. One that
-// has aged out cannot be compared; then what was made at another time is another
-// stream. A stream that was restored keeps its events, and may not keep that time.
-func (s *session) another(ctx context.Context, created string) (why string, err error) {
-	if s.sequence > 0 {
-		msg, err := publish.ReadMessage(ctx, s.nc, s.cfg.Stream, s.sequence)
-		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-		case err != nil:
-			return "", err
-		default:
-			if e, err := ffstream.ParseEvent(msg.Data); err != nil || e.ID.String() != s.event {
-				return fmt.Sprintf("the stream has another event at sequence %d", s.sequence), nil
-			}
-			return "", nil
-		}
-	}
-	if created != s.created {
-		return "the stream was made anew, at " + s.created, nil
-	}
-	return "", nil
-}
-
-func (s *session) isBuilding(ctx context.Context) (bool, error) {
-	kv, err := s.js.KeyValue(ctx, s.cfg.Bucket)
-	if err == nil {
-		_, err = kv.Get(ctx, ffstream.StateBuilding)
-	}
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // built says that the bucket has everything that the stream had when it was begun.
@@ -574,11 +455,11 @@ func (s *session) truncate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
 	}
-	keys, err := kv.ListKeys(ctx)
+	watcher, err := kv.WatchAll(ctx, jetstream.MetaOnly())
 	if err != nil {
 		return fmt.Errorf("list bucket %s: %w", s.cfg.Bucket, err)
 	}
-	defer func() { _ = keys.Stop() }()
+	defer func() { _ = watcher.Stop() }()
 	var some []pending
 	drop := func() error {
 		if len(some) == 0 {
@@ -588,16 +469,24 @@ func (s *session) truncate(ctx context.Context) error {
 		some = some[:0]
 		return err
 	}
-	for key := range keys.Keys() {
-		if strings.HasPrefix(key, "_") {
+	from, whole := s.last, s.last == 0
+	for entry := range watcher.Updates() {
+		if entry == nil {
+			break
+		}
+		whole = whole || entry.Revision() == from
+		if entry.Operation() != jetstream.KeyValuePut || strings.HasPrefix(entry.Key(), "_") {
 			continue
 		}
-		some = append(some, pending{key: key, sequence: s.sequence, event: s.event})
+		some = append(some, pending{key: entry.Key(), sequence: s.sequence, event: s.event})
 		if len(some) == batchSize {
 			if err := drop(); err != nil {
 				return err
 			}
 		}
+	}
+	if !whole { // the replica that lists lacks what was written last
+		return fmt.Errorf("list bucket %s: message %d is not among its keys: %w", s.cfg.Bucket, from, errMoved)
 	}
 	return drop()
 }

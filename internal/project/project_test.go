@@ -407,6 +407,57 @@ func TestAnotherStream(t *testing.T) {
 	}
 }
 
+// TestMarked: a projector that ended between the mark that the bucket is built anew
+// and the removal of what stood there leaves the removal to the next, and that asks
+// nobody but the leader, since another replica may not know the mark.
+func TestMarked(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	d := newDesk(t, 10)
+	tell := func(ids []ffstream.ExecutionID) {
+		for _, id := range ids {
+			d.publish(ffstream.Event{Type: ffstream.TypeTransitioned, ExecutionID: id, To: ffstream.StateActive})
+		}
+	}
+	tell(d.ids)
+	p, end := d.projector()
+	d.settled(p)
+	end()
+	stream, err := d.js.Stream(ctx, d.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Purge(ctx); err != nil { // five of them are told no more
+		t.Fatal(err)
+	}
+	clear(d.want)
+	tell(d.ids[:5])
+	nc := connect(t)
+	mark := nats.NewMsg("$KV." + d.bucket() + "." + ffstream.StateBuilding)
+	mark.Data = []byte(`{}`)
+	mark.Header.Set(ffstream.HeaderSequence, "10")
+	mark.Header.Set("Ffstream-Stream-Created", stream.CachedInfo().Created.UTC().Format(time.RFC3339Nano))
+	if _, err := d.js.PublishMsg(ctx, mark); err != nil {
+		t.Fatal(err)
+	}
+	anybody, err := nc.SubscribeSync("$JS.API.DIRECT.GET.KV_" + d.bucket() + ".>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	p, end = d.projector()
+	defer end()
+	d.settled(p)
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := anybody.Pending(); n > 0 || err != nil {
+		t.Errorf("%d reads that any replica may answer, %v", n, err)
+	}
+}
+
 // TestQuietStream: messages that tell of no execution are taken in too, so a
 // bucket whose stream has aged out behind them is not built anew.
 func TestQuietStream(t *testing.T) {
