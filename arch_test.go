@@ -30,7 +30,7 @@ var arrows = map[string][]string{
 	"internal/shard":          {"internal/repl", "internal/repl/pgoutput", "internal/normalize", "internal/publish", "internal/backfill"},
 	"internal/project":        {"internal/publish"},
 	"internal/read":           {"internal/normalize"},
-	"internal/verify":         {"internal/read", "internal/publish", "internal/shard"},
+	"internal/verify":         {"internal/read", "internal/publish", "internal/shard", "internal/backfill"},
 	"internal/web":            {"internal/shard"},
 	"internal/doctor":         {"migrations", "internal/publish", "internal/normalize"},
 	"internal/testenv":        {"migrations"},

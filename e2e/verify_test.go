@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream/internal/testenv/engine"
+	"github.com/ffstream/ffstream/internal/verify"
 	"github.com/ffstream/ffstream/migrations"
 )
 
@@ -99,11 +102,12 @@ func TestVerify(t *testing.T) {
 	if found := w.differences(0, "--partition", "200", "--ignore-missing"); len(found) != 0 {
 		t.Errorf("of one whose missing are ignored: %v", found)
 	}
+	if few := w.verified(verify.Config{Held: 40}); len(few.found) != 4 || few.Events <= w.verified(verify.Config{}).Events {
+		t.Errorf("held in little memory: %+v", few)
+	}
 	some := 0
-	for seed := range 8 {
-		for _, list := range w.differencesAny("--sample", "0.5", "--seed", fmt.Sprint(seed)) {
-			some += len(list)
-		}
+	for seed := range uint64(8) {
+		some += len(w.verified(verify.Config{Sample: 0.5, Seed: seed, Partitions: []uint16{3, 4, 5, 200}}).found)
 	}
 	if some == 0 || some == 32 {
 		t.Errorf("of 8 halves %d of 32 were found", some)
@@ -136,11 +140,26 @@ func TestVerify(t *testing.T) {
 	p.stop()
 }
 
-// differencesAny is differences whatever the exit code is.
-func (w *world) differencesAny(args ...string) map[string][]string {
+// verification is what a comparison says.
+type verification struct {
+	verify.Summary
+	found []string
+}
+
+// verified compares in this process, as far as cfg says how.
+func (w *world) verified(cfg verify.Config) (v verification) {
 	w.t.Helper()
-	p := start(w.t, w.env(), append([]string{"verify", "--json"}, args...)...)
-	return w.differences(p.code(), args...)
+	cfg.Stream, cfg.Prefix, cfg.Sample = w.stream, w.prefix, cmp.Or(cfg.Sample, 1)
+	if cfg.Timeout == 0 {
+		cfg.Timeout = patience
+	}
+	var err error
+	v.Summary, err = verify.Run(w.t.Context(), w.db.Pool, w.js, cfg, func(d verify.Difference) error {
+		v.found = append(v.found, fmt.Sprintf("%s %s %s %s", d.Kind, d.ID, d.Told, d.Is))
+		return nil
+	})
+	w.must(err)
+	return v
 }
 
 // TestVerifyPurged: a range of the stream is gone.
@@ -163,6 +182,92 @@ func TestVerifyPurged(t *testing.T) {
 	if p := start(t, w.env(), "verify", "--timeout", "1s"); p.code() != 1 || !strings.Contains(oneError(t, p), "stream is behind the database") {
 		t.Errorf("a service that is away: %s", p.output())
 	}
+}
+
+// TestVerifyAged: what limits removed is not judged, unless the stream holds a
+// backfill of everything, from which on it has to tell.
+func TestVerifyAged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run()
+	w.exec(fmt.Sprintf(insertBulk, 300))
+	w.orders("backfill", "--rate", "2500") // 100 a chunk
+	w.backfilled(p)
+	w.caughtUp(p)
+	told := w.messages()
+	limit := func(messages uint64) {
+		t.Helper()
+		cfg := w.jetstream().CachedInfo().Config
+		cfg.MaxMsgs = int64(messages)
+		_, err := w.js.UpdateStream(t.Context(), cfg)
+		w.must(err)
+	}
+	p.stop()
+	lost := w.one(100)
+	w.must(w.jetstream().DeleteMsg(t.Context(), w.lastOf(lost)))
+	w.orders("resume", "--accept-gap") // which is an event too
+	p = w.run()
+	limit(told - 300) // all transitions are gone, and no snapshot
+	if v := w.verified(verify.Config{}); len(v.found) != 1 || v.found[0] != "missing "+lost+"  waiting" || v.AgedOut != 0 {
+		t.Errorf("within the backfill: %+v", v)
+	}
+	limit(told - 310)
+	if v := w.verified(verify.Config{}); len(v.found) != 0 || v.AgedOut < 9 || v.AgedOut > 11 {
+		t.Errorf("beyond the backfill's beginning: %+v", v)
+	}
+	q := start(t, w.env(), "verify")
+	if q.code() != 0 || !strings.Contains(q.output(), "0 missing") || !strings.Contains(q.output(), "and need not: what is older than") {
+		t.Errorf("%d %s", q.code(), q.output())
+	}
+	p.stop()
+}
+
+// TestVerifyOdd: after a TRUNCATE, with rows that no rule understands, and beside a
+// transaction that stays open.
+func TestVerifyOdd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run()
+	w.exec(fmt.Sprintf(insertBulk, 300))
+	w.exec("TRUNCATE ff_exec_core, ff_attempt")
+	w.exec(fmt.Sprintf(insertBulk, 50))
+	nonsense := func(id string) {
+		w.exec(fmt.Sprintf("UPDATE ff_exec_core SET lifecycle_phase = 'nonsense' WHERE '{fp:' || partition_key || '}:' || execution_id = '%s'", id))
+	}
+	nonsense(w.one(7))
+	w.caughtUp(p)
+	if v := w.verified(verify.Config{}); len(v.found) != 0 || v.Executions != 50 {
+		t.Errorf("of a stream that is right: %+v", v)
+	}
+	p.stop()
+	// What happens now is told by nothing.
+	edited, held, gone := w.one(8), w.one(9), w.one(10)
+	w.exec("ALTER PUBLICATION ffstream DROP TABLE ff_exec_core")
+	nonsense(edited)
+	nonsense(w.one(7))
+	w.exec("DELETE FROM ff_exec_core WHERE partition_key IN (9, 10, 11, 12)")
+	w.orders("migrate")
+	w.orders("resume", "--accept-gap")
+	p = w.run()
+	if v := w.verified(verify.Config{}); len(v.found) != 5 || !slices.Contains(v.found, "differing "+edited+" waiting corrupt") || !slices.Contains(v.found, "surplus "+gone+" waiting purged") {
+		t.Errorf("%+v", v)
+	}
+	tx, err := w.db.Pool.Begin(t.Context())
+	w.must(err)
+	_, err = tx.Exec(t.Context(), fmt.Sprintf(insertBulk, 1)) // it may be about to make what is not there
+	w.must(err)
+	v := w.verified(verify.Config{Timeout: 2 * time.Second, Partitions: []uint16{9, 10, 11, 12}})
+	if v.Unsettled != 4 || len(v.found) != 0 {
+		t.Errorf("beside an open transaction: %+v", v)
+	}
+	if q := start(t, w.env(), "verify", "--timeout", "1s", "--partition", "9"); q.code() != 1 || !strings.Contains(q.output(), "not everything could be judged: 1 executions") {
+		t.Errorf("%d %s", q.code(), q.output())
+	}
+	w.must(tx.Rollback(t.Context()))
+	if v := w.verified(verify.Config{Partitions: []uint16{9}}); len(v.found) != 1 || v.found[0] != "surplus "+held+" waiting purged" {
+		t.Errorf("once it is over: %+v", v)
+	}
+	p.stop()
 }
 
 // TestVerifyUnderLoad: nothing is found while writers and a backfill go on.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,13 +26,16 @@ type verifyCmd struct {
 	Partition     []uint16      `help:"Only these partitions." placeholder:"N"`
 	Sample        float64       `help:"Part of the executions that is looked at, above 0 and at most 1." default:"1"`
 	Seed          uint64        `help:"Which part: the same seed takes the same executions." default:"0"`
-	IgnoreMissing bool          `help:"Executions that the stream never told of are no fault: they existed before it, or what told of them has aged out."`
+	IgnoreMissing bool          `help:"Executions that the stream never told of are not judged: they existed before it. Those that may have aged out of it never are."`
 	Timeout       time.Duration `help:"How long the stream may take to get to where the tables are, and a row that somebody is changing to settle." default:"30s"`
 	Repair        bool          `help:"Order a backfill of just what differs."`
 	JSON          bool          `name:"json" help:"Print each difference and, last, the summary as a JSON object a line."`
 }
 
-var errUntrue = errors.New("the stream does not tell what the tables say")
+var (
+	errUntrue   = errors.New("the stream does not tell what the tables say")
+	errUnjudged = errors.New("not everything could be judged")
+)
 
 // maxRepair bounds what one repair is about; beyond it everything is repaired.
 const maxRepair = 100_000
@@ -59,6 +63,7 @@ func (c *verifyCmd) Run(ctx context.Context, term terminal, log *slog.Logger) er
 		return err
 	}
 	cautious(database, "ffstream verify")
+	database.RuntimeParams["statement_timeout"] = strconv.FormatInt(max(1, c.Timeout.Milliseconds()), 10) // a page of rows, which a busy server may have to fetch
 	database.RuntimeParams["plan_cache_mode"] = "force_custom_plan" // a generic one looks at all 256 leaves
 	nc, err := connectNATS(c.NATSURL, &c.natsAuth, log, nats.RetryOnFailedConnect(false))
 	if err != nil {
@@ -78,12 +83,9 @@ func (c *verifyCmd) Run(ctx context.Context, term terminal, log *slog.Logger) er
 		progressbar.OptionSetDescription("partitions"), progressbar.OptionShowCount(), progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(true))
 	repair := repair{}
 	summary, err := verify.Run(ctx, conn, js, verify.Config{
-		Stream: c.Stream, Prefix: c.SubjectPrefix, Partitions: c.Partition, Sample: c.Sample, Seed: c.Seed, Timeout: c.Timeout,
+		Stream: c.Stream, Prefix: c.SubjectPrefix, Partitions: c.Partition, Sample: c.Sample, Seed: c.Seed, Timeout: c.Timeout, IgnoreMissing: c.IgnoreMissing,
 		Progress: func(done, of int) { bar.ChangeMax(of); _ = bar.Set(done) },
 	}, func(d verify.Difference) error {
-		if c.IgnoreMissing && d.Kind == verify.Missing {
-			return nil
-		}
 		repair.add(&d)
 		return c.print(term.out, &d)
 	})
@@ -94,7 +96,11 @@ func (c *verifyCmd) Run(ctx context.Context, term terminal, log *slog.Logger) er
 	if err := c.summarise(term.out, &summary); err != nil {
 		return err
 	}
-	if repair.n == 0 {
+	switch {
+	case repair.n > 0:
+	case summary.Unsettled > 0:
+		return fmt.Errorf("%w: %d executions were being changed all the time: await the transactions that do (--timeout), or verify again", errUnjudged, summary.Unsettled)
+	default:
 		return nil
 	}
 	if c.Repair {
@@ -124,12 +130,16 @@ func (c *verifyCmd) summarise(out io.Writer, s *verify.Summary) error {
 	text := fmt.Sprintf("%d executions and %d events compared: %d missing, %d surplus, %d differing", s.Executions, s.Events,
 		s.Differ[verify.Missing], s.Differ[verify.Surplus], s.Differ[verify.Differing])
 	if s.Unsettled > 0 {
-		text += fmt.Sprintf("; %d were being changed, or cannot be understood, and are not judged", s.Unsettled)
+		text += fmt.Sprintf("; %d were being changed all the time and are not judged", s.Unsettled)
 	}
 	text += "."
-	if s.Differ[verify.Missing] > 0 {
-		text += " What is missing may have existed before the stream, or have aged out of it, whose oldest event is of " +
-			s.First.Format(time.RFC3339) + ": ffstream backfill tells all, --repair what is missing, and --ignore-missing looks away."
+	switch {
+	case s.AgedOut > 0 && c.IgnoreMissing:
+		text += fmt.Sprintf(" The stream tells nothing of %d, which is ignored.", s.AgedOut)
+	case s.AgedOut > 0:
+		text += fmt.Sprintf(" The stream tells nothing of %d and need not: what is older than %s has aged out of it, and no backfill of everything stands in it. ffstream backfill tells all.", s.AgedOut, s.First.Format(time.RFC3339))
+	case s.Differ[verify.Missing] > 0:
+		text += " What is missing may have existed before the stream: ffstream backfill tells all, --repair what is missing, and --ignore-missing looks away."
 	}
 	_, err := fmt.Fprintln(out, text)
 	return err
