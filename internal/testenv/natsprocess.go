@@ -121,11 +121,11 @@ func (p *NATSProcess) Start() error {
 	cmd := exec.Command(os.Args[0]) //nolint:noctx // Kill ends it
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	cmd.SysProcAttr = child(nil, syscall.SIGKILL)
 	started := make(chan error, 1)
 	exited := make(chan struct{})
 	go func() {
-		runtime.LockOSThread() // the kernel ends the child with the thread that started it
+		runtime.LockOSThread() // which the child ends with; see child
 		defer close(exited)
 		err := cmd.Start()
 		started <- err

@@ -36,7 +36,7 @@ type PostgresConfig struct {
 }
 
 // Postgres is a server of this process, in a directory of its own. It ends when
-// the process does, however that ends.
+// the process does: on Linux however that ends, elsewhere by Close.
 type Postgres struct {
 	BinDir string // of its programs
 	Port   int
@@ -127,7 +127,7 @@ func StartPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make directory for Postgres: %w", err)
 	}
-	p := &Postgres{BinDir: bin, dir: dir, attr: &syscall.SysProcAttr{Credential: cred, Pdeathsig: syscall.SIGQUIT, Setpgid: true}}
+	p := &Postgres{BinDir: bin, dir: dir, attr: child(cred, syscall.SIGQUIT)}
 	if err := p.initialise(ctx, cfg, cred); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
