@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -109,6 +110,14 @@ func (w *world) subscriber() map[string]string {
 
 func unchanged(text string) string { return text }
 
+var commented = regexp.MustCompile(`(?m)^(\s+)# (")`)
+
+// withStates takes the # away that the rights for a bucket of states stand behind.
+func withStates(text string) string { return commented.ReplaceAllString(text, "$1$2") }
+
+// states is the bucket that those rights are for.
+const states = "FFSTREAM_states"
+
 // findings runs doctor as the service's user.
 func (w *world) findings(code int) map[string]doctor.Finding {
 	w.t.Helper()
@@ -122,7 +131,7 @@ func TestLeastPrivilege(t *testing.T) {
 	t.Parallel()
 	s := startStrict(t)
 	migrateRights(t, s)
-	w := s.world(t, "whole", unchanged)
+	w := s.world(t, "whole", withStates)
 	w.db.URL = s.as("ffstream_migrate")
 	if p := start(t, w.env(), "migrate"); p.code() != 0 {
 		t.Fatal(p.output())
@@ -130,34 +139,66 @@ func TestLeastPrivilege(t *testing.T) {
 	w.db.URL = s.as("ffstream")
 	whole(t, w)
 	postgresRights(t, s, w)
+	verifyRights(t, s)
 	natsRights(t, s)
 }
 
 // whole is the service's life.
 func whole(t *testing.T, w *world) {
 	t.Helper()
-	p := start(t, w.service(), "run", "--heartbeat=100ms")
+	before := engine.Exec{Partition: 1, ID: uuid.New()} // of which the stream is not told
+	w.play(&engine.Engine{Version: engine.Newest}, &engine.StoriesOf(engine.Newest)[0], before)
+	p := start(t, w.service(), "run", "--heartbeat=100ms", "--state-bucket="+states)
 	w.awaitActive(p)
 	w.passes(p)
-	toasted(t, w)
 	w.caughtUp(p)
 	for id, f := range w.findings(0) {
 		if id != "slot-keep-size" && id != "stream" && f.Severity != doctor.OK {
 			t.Errorf("doctor says of a service at work: %+v", f)
 		}
 	}
-	if p := start(t, w.service(), "backfill", "--wait"); p.code() != 0 || !strings.Contains(p.output(), " is completed: 1 executions read") {
-		t.Errorf("a backfill: %s", p.output())
+	for _, c := range []struct {
+		code int
+		args []string
+		says string
+	}{
+		{1, []string{"verify", "--repair"}, "1 missing"},
+		{0, []string{"backfill", "status", "--watch"}, " is completed: 1 executions read"},
+		{0, []string{"verify"}, "0 missing"},
+		{0, []string{"backfill", "--wait"}, " is completed: 2 executions read"},
+	} {
+		if p := start(t, w.service(), c.args...); p.code() != c.code || !strings.Contains(p.output(), c.says) {
+			t.Errorf("%v ends with %d and does not say %q: %s", c.args, p.code(), c.says, p.output())
+		}
 	}
+	toasted(t, w)
+	w.sameStates(states, p)
 	p.stop()
 	for _, line := range strings.Split(p.output(), "\n") {
 		if strings.Contains(line, `"level":"WARN"`) && !strings.Contains(line, "allow_") {
 			t.Errorf("run warns: %s", line)
 		}
 	}
-	p = start(t, w.service(), "run")
+	p = start(t, w.service(), "run", "--state-bucket="+states)
 	w.awaitActive(p)
 	w.passes(p)
+	w.sameStates(states, p)
+	w.exec("TRUNCATE ff_exec_core, ff_attempt")
+	w.passes(p)
+	w.sameStates(states, p)
+	bucket, err := w.js.KeyValue(t.Context(), states)
+	w.must(err)
+	_, err = bucket.PutString(t.Context(), "1.foreign", "written by another: the service builds the bucket anew")
+	w.must(err)
+	await(t, "the bucket to be built anew", func() (bool, string) {
+		_, err := bucket.Get(t.Context(), "1.foreign")
+		return errors.Is(err, jetstream.ErrKeyNotFound), p.output()
+	})
+	w.sameStates(states, p)
+	if strings.Contains(p.output(), nats.ErrPermissionViolation.Error()) {
+		t.Errorf("a bucket of states takes more rights: %s", p.output())
+	}
+	w.watches()
 	p.stop()
 	stored := w.messages()
 	tail := start(t, w.subscriber(), "tail", "--follow=false", "--json")
@@ -178,6 +219,43 @@ func whole(t *testing.T, w *world) {
 		}
 	}
 	p.stop()
+}
+
+// watches reads the bucket of states as the subscriber.
+func (w *world) watches() {
+	w.t.Helper()
+	js, refused := asSubscriber(w.t, w.nats)
+	bucket, err := client.OpenStates(refused, js, states)
+	w.must(err)
+	w.must(bucket.Ready(refused))
+	for change, err := range bucket.Watch(refused, ffstream.Opt[uint16]{}) {
+		w.must(err)
+		if change.Initial {
+			break
+		}
+		if _, found, err := bucket.Get(refused, change.ID); err != nil || !found {
+			w.t.Errorf("the subscriber reads of %s: %t, %v: %v", change.ID, found, err, context.Cause(refused))
+		}
+	}
+	w.must(js.Conn().Flush())
+	w.must(context.Cause(refused))
+}
+
+// asSubscriber connects as the user of the subscribers. The context ends when the
+// broker refuses something, with what it says.
+func asSubscriber(t testing.TB, url string) (jetstream.JetStream, context.Context) {
+	t.Helper()
+	ctx, refuse := context.WithCancelCause(t.Context())
+	nc, err := nats.Connect(url, nats.UserInfo("subscriber", newSecret), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refuse(err) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js, ctx
 }
 
 // toasted makes the service look a row up: its raw_fields are stored out of line
@@ -291,6 +369,9 @@ func without(user, subject string) func(string) string {
 func natsRights(t *testing.T, s *strict) {
 	t.Helper()
 	for i, subject := range append(subjects(t, "ffstream"), "_INBOX.>") {
+		if strings.Contains(subject, "."+consumer+".") {
+			continue // verifyRights
+		}
 		t.Run("service/"+subject, func(t *testing.T) {
 			t.Parallel()
 			w := s.world(t, fmt.Sprintf("nats_%d", i), without("ffstream", subject))
@@ -302,20 +383,6 @@ func natsRights(t *testing.T, s *strict) {
 				return
 			}
 			p := start(t, w.service(), "run")
-			if strings.Contains(subject, ".CONSUMER.") { // transitions need none
-				w.awaitActive(p)
-				w.passes(p)
-				v := start(t, w.service(), "verify", "--partition=1", "--ignore-missing", "--timeout=5s")
-				deletes := kindOf(subject) == "DELETE"
-				if code := v.code(); code == 0 != deletes {
-					t.Errorf("verify ends with %d: %s", code, v.output())
-				}
-				if left := w.jetstream().CachedInfo().State.Consumers; left == 0 == deletes {
-					t.Errorf("verify leaves %d consumers", left)
-				}
-				p.stop()
-				return
-			}
 			if subject == "$JS.API.STREAM.MSG.GET.FFSTREAM" { // nothing is read of an empty stream
 				w.awaitActive(p)
 				w.passes(p)
@@ -361,6 +428,37 @@ func natsRights(t *testing.T, s *strict) {
 	})
 }
 
+const consumer = "CONSUMER"
+
+// verifyRights leaves out each subject that verify alone has, of one user each.
+func verifyRights(t *testing.T, s *strict) {
+	t.Helper()
+	var users, missing []string
+	_, rights, _ := strings.Cut(readFile(t, permissionsFile), "user: ffstream\n      password: $FFSTREAM_NATS_PASSWORD\n")
+	rights, _, _ = strings.Cut(rights, "\n    {\n")
+	for _, subject := range subjects(t, "ffstream") {
+		if strings.Contains(subject, "."+consumer+".") {
+			users = append(users, fmt.Sprintf("{ user: lacks_%d, password: $FFSTREAM_NATS_PASSWORD\n%s", len(users), strings.Replace(rights, `"`+subject+`"`, `"nothing"`, 1)))
+			missing = append(missing, subject)
+		}
+	}
+	if len(missing) != 3 {
+		t.Fatalf("verify has %v", missing)
+	}
+	w := s.world(t, "verify", func(text string) string {
+		return strings.Replace(text, "users = [", "users = [\n"+strings.Join(users, "\n"), 1)
+	})
+	p := start(t, w.service(), "run")
+	w.awaitActive(p)
+	w.passes(p)
+	for i, subject := range missing {
+		lacking := w.service()
+		lacking["FFSTREAM_NATS_USER"] = fmt.Sprintf("lacks_%d", i)
+		refused(t, start(t, lacking, "verify", "--ignore-missing", "--timeout=2s"), 1, []string{"NATS user lacks a permission", strings.TrimRight(subject, "*>")}, nil)
+	}
+	p.stop()
+}
+
 // kindOf is the word of a subject that says what is asked.
 func kindOf(subject string) string {
 	for _, token := range strings.Split(subject, ".") {
@@ -376,17 +474,7 @@ func kindOf(subject string) string {
 // returns what the broker refused first, empty for nothing.
 func subscribe(t *testing.T, w *world) string {
 	t.Helper()
-	ctx, refuse := context.WithCancelCause(t.Context())
-	defer refuse(nil)
-	nc, err := nats.Connect(w.nats, nats.UserInfo("subscriber", newSecret), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refuse(err) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js, ctx := asSubscriber(t, w.nats)
 	stored := w.stored()
 	first, err := ffstream.ParsePosition(stored[0].header.Get(ffstream.HeaderPosition))
 	if err != nil {
@@ -409,7 +497,7 @@ func subscribe(t *testing.T, w *world) string {
 			t.Fatal(err)
 		}
 	}
-	if err := nc.Flush(); err != nil { // what was refused last has been said
+	if err := js.Conn().Flush(); err != nil { // what was refused last has been said
 		t.Fatal(err)
 	}
 	if cause := context.Cause(ctx); cause != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+
+	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // natsAuth says who the program is to NATS, and whom it trusts. A secret is in a
@@ -253,16 +256,41 @@ func (c *natsConn) refusal() error {
 	return c.refused.last()
 }
 
+// permitted gives a context that ends when the server refuses a message for want of
+// a permission: it says so beside and never answers. The error of what was done under
+// the context is then, by the function, that refusal.
+func (c *natsConn) permitted(ctx context.Context) (context.Context, func(error) error) {
+	ctx, end := context.WithCancelCause(ctx)
+	c.refused.watch(func(err error) { end(publish.Refused(err)) })
+	return ctx, func(err error) error {
+		if cause := context.Cause(ctx); err != nil && errors.Is(cause, publish.ErrNotPermitted) {
+			err = cause
+		}
+		end(nil)
+		return err
+	}
+}
+
 // refusals remembers the last refusal: nats.go forgets it before its next try.
 type refusals struct {
-	mu  sync.Mutex // guards err
-	err error
+	mu      sync.Mutex // guards err and watcher
+	err     error
+	watcher func(error) // is told of messages that are not permitted
 }
 
 func (r *refusals) set(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.err = err
+	if r.watcher != nil && errors.Is(err, nats.ErrPermissionViolation) {
+		r.watcher(err)
+	}
+}
+
+func (r *refusals) watch(f func(error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watcher = f
 }
 
 func (r *refusals) take() error {

@@ -54,7 +54,7 @@ func (c *verifyCmd) check() error {
 }
 
 // Run compares and prints; a difference is an error.
-func (c *verifyCmd) Run(ctx context.Context, term terminal, log *slog.Logger) error {
+func (c *verifyCmd) Run(ctx context.Context, term terminal, log *slog.Logger) (err error) {
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -70,6 +70,8 @@ func (c *verifyCmd) Run(ctx context.Context, term terminal, log *slog.Logger) er
 		return fmt.Errorf("connect to NATS: %w", publish.Refused(err))
 	}
 	defer nc.Close()
+	ctx, explain := nc.permitted(ctx)
+	defer func() { err = explain(err) }()
 	js, err := jetstream.New(nc.Conn)
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
