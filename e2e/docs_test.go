@@ -225,6 +225,7 @@ func (r *pasting) paste(l *line) {
 	if l.language == "sql" {
 		if strings.Contains(l.text, "pg_drop_replication_slot") { // which nobody holds, as the text says
 			r.stop()
+			awaitInactive(r.t, r.db.Pool, "ffstream")
 		}
 		r.exec(l.text)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
@@ -62,7 +64,23 @@ func advance(w *world) {
 	w.exec("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", w.slot)
 }
 
-func dropSlot(w *world) { w.exec("SELECT pg_drop_replication_slot($1)", w.slot) }
+// dropSlot drops the slot of a service that was stopped: its walsender ends a moment
+// after it.
+func dropSlot(w *world) {
+	w.t.Helper()
+	awaitInactive(w.t, w.db.Pool, w.slot)
+	w.exec("SELECT pg_drop_replication_slot($1)", w.slot)
+}
+
+// awaitInactive waits until no walsender holds a slot.
+func awaitInactive(t testing.TB, pool *pgxpool.Pool, slot string) {
+	t.Helper()
+	await(t, "the walsender of slot "+slot+" to end", func() (bool, string) {
+		var active bool
+		err := pool.QueryRow(context.Background(), "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = $1", slot).Scan(&active)
+		return err == nil && !active, fmt.Sprint(err)
+	})
+}
 
 func deleteStream(w *world) { w.must(w.js.DeleteStream(context.Background(), w.stream)) }
 

@@ -121,7 +121,7 @@ var sourceRefusals = []refusal{
 		w.play(&engine.Engine{Version: engine.Newest}, &engine.StoriesOf(engine.Newest)[0], engine.Exec{Partition: 1, ID: uuid.New()})
 		w.caughtUp(p)
 		p.stop()
-		w.exec("SELECT pg_drop_replication_slot($1)", w.slot)
+		dropSlot(w)
 		return nil
 	}, 1, []string{"continuity is lost", "does not exist", "message 3", "restore the slot", "ffstream resume --accept-gap"}},
 	{"stream deleted although the slot was confirmed", func(w *world, _ map[string]string) []string {

@@ -205,7 +205,7 @@ func whole(t *testing.T, w *world) {
 	if code := tail.code(); code != 0 || uint64(strings.Count(tail.output(), "\n")) != stored {
 		t.Errorf("tail ends with %d and does not print %d events: %s", code, stored, tail.output())
 	}
-	w.exec("SELECT pg_drop_replication_slot($1)", w.slot)
+	dropSlot(w)
 	for _, says := range []string{"Accepted", "Nothing is lost"} {
 		if p := start(t, w.service(), "resume", "--accept-gap"); p.code() != 0 || !strings.Contains(p.output(), says) {
 			t.Errorf("resume ends with %d and does not say %q: %s", p.code(), says, p.output())

@@ -139,7 +139,7 @@ func TestPostgresAuthentication(t *testing.T) {
 				}
 				silent(t, p, secrets...)
 			}
-			w.exec("SELECT pg_drop_replication_slot($1)", w.slot)
+			dropSlot(w)
 		})
 	}
 }
@@ -195,7 +195,7 @@ func TestPostgresRotation(t *testing.T) {
 			}
 			p.stop()
 			silent(t, p, rightSecret, newSecret)
-			w.exec("SELECT pg_drop_replication_slot($1)", w.slot)
+			dropSlot(w)
 		})
 	}
 }

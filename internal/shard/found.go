@@ -84,11 +84,14 @@ func (ss *session) keep(ctx context.Context, f *found) error {
 // session found besides.
 func (s *sighting) accepting() *loss {
 	_, l := s.judge()
+	if l != nil && l.final {
+		return l
+	}
 	way, _ := s.course()
 	if ahead := way.checkLog(s.system.End); ahead != nil && l != nil {
 		return ahead // positions would repeat behind a gap
 	}
-	if s.note == nil || s.note.Lost == nil || l != nil && l.final {
+	if s.note == nil || s.note.Lost == nil {
 		return l
 	}
 	f := s.note.Lost.loss()
