@@ -87,6 +87,12 @@ func normalised(r *Row) (Verdict, error) {
 	return v, nil
 }
 
+// LiteralColumns are the columns that can hold a literal which no rule knows, as a
+// ffstream.CorruptionError names them.
+func LiteralColumns() []string {
+	return []string{"lifecycle_phase", "ownership_state", "eligibility_state", "public_state", "attempt_state", "blocking_reason", "ff_attempt.outcome"}
+}
+
 func corrupt(column, literal string) error {
 	return &ffstream.CorruptionError{Column: column, Literal: literal}
 }

@@ -1,8 +1,10 @@
 package normalize
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -166,5 +168,31 @@ func BenchmarkTransition(b *testing.B) {
 	}
 	if events != b.N {
 		b.Errorf("%d events of %d updates", events, b.N)
+	}
+}
+
+// TestLiteralColumns: an unknown literal is told under one of the columns that are
+// listed, and each of these can have one.
+func TestLiteralColumns(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, change := range []func(r *Row, at *Outcome){
+		func(r *Row, _ *Outcome) { r.LifecyclePhase = "?" }, func(r *Row, _ *Outcome) { r.OwnershipState = "?" },
+		func(r *Row, _ *Outcome) { r.EligibilityState = "?" }, func(r *Row, _ *Outcome) { r.PublicState = "?" },
+		func(r *Row, _ *Outcome) { r.AttemptState = "?" }, func(r *Row, _ *Outcome) { r.BlockingReason = "?" },
+		func(_ *Row, at *Outcome) { at.Literal = "?" },
+	} {
+		r := Row{LifecyclePhase: "terminal", OwnershipState: "unowned", EligibilityState: "not_applicable", PublicState: "completed", AttemptState: "attempt_terminal"}
+		at := Outcome{Exists: true}
+		change(&r, &at)
+		_, err := Evaluate(&r, at, Outcome{})
+		var corrupt *ffstream.CorruptionError
+		if !errors.As(err, &corrupt) {
+			t.Fatalf("%+v %+v: %v", r, at, err)
+		}
+		seen[corrupt.Column] = true
+	}
+	if listed := LiteralColumns(); len(listed) != len(seen) || slices.ContainsFunc(listed, func(c string) bool { return !seen[c] }) {
+		t.Errorf("%v are listed, and %v can be corrupt", listed, seen)
 	}
 }

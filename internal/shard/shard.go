@@ -348,3 +348,6 @@ func causeOf(err error) string {
 	}
 	return text
 }
+
+// CorruptColumns are the columns by which corrupt rows are counted.
+func CorruptColumns() []string { return normalize.LiteralColumns() }

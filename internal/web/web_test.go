@@ -132,7 +132,7 @@ func TestMetrics(t *testing.T) {
 	text := serve(t, working(now), Limits{}, "/metrics").Body.String()
 	for _, line := range []string{
 		`ffstream_role{role="active"} 1`, `ffstream_role{role="standby"} 0`, `ffstream_lag_bytes 3000`, `ffstream_events_total{state="completed"} 5`, `ffstream_events_total{state="purged"} 0`,
-		`ffstream_corrupt_total{column="attempt_state"} 1`, `ffstream_suppressed_total{reason="no_candidate"} 6`, `ffstream_slot_wal_status{status="reserved"} 1`, `ffstream_slot_wal_status{status="lost"} 0`,
+		`ffstream_corrupt_total{column="attempt_state"} 1`, `ffstream_corrupt_total{column="public_state"} 0`, `ffstream_suppressed_total{reason="no_candidate"} 6`, `ffstream_slot_wal_status{status="reserved"} 1`, `ffstream_slot_wal_status{status="lost"} 0`,
 		`ffstream_slot_runway_seconds 60`, `ffstream_slot_safe_wal_bytes 6000`, `ffstream_heartbeat_delay_seconds 0.02`, `ffstream_retries_total{cause="slot_busy"} 3`, `ffstream_retries_total{cause="stream_full"} 0`,
 		`ffstream_rows_total{table="ff_attempt"} 7`, `ffstream_sessions_total 2`, `go_goroutines`, `process_resident_memory_bytes`,
 	} {
