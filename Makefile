@@ -34,6 +34,9 @@ DURATION ?= 10m
 SEED ?=
 KILLS ?= 0
 REPORT ?=
+BACKFILL ?= 1000000
+EVENTS ?= 1000000
+WAITS ?= 10000
 
 .PHONY: faults
 faults: postgres ## Strike at random for DURATION (10m), with SEED, at least KILLS of each kind, and check the stream; REPORT=docs/faults.md writes what was done
@@ -55,6 +58,14 @@ reference: ## Rewrite the reference pages in docs/ from the code
 .PHONY: bench
 bench: postgres ## Measure the service beside other readers of the same log, as ratios; EXECUTIONS and ROUNDS say how much
 	FFSTREAM_BENCH=1 FFSTREAM_BENCH_EXECUTIONS=$(EXECUTIONS) FFSTREAM_BENCH_ROUNDS=$(ROUNDS) $(GO) test ./e2e/bench -v -count=1 -timeout 0
+
+.PHONY: backfill-bench
+backfill-bench: postgres ## Backfill BACKFILL executions beside COPY, beside transitions, and while everything is killed
+	FFSTREAM_E2E_BACKFILL=$(BACKFILL) FFSTREAM_E2E_SEED=$(SEED) $(GO) test ./e2e -run '^TestBackfillLarge$$' -v -count=1 -timeout 0
+
+.PHONY: load
+load: postgres ## EVENTS through a subscriber whose handlers fail, beside a bare consumer, and WAITS waits while everything restarts
+	FFSTREAM_CLIENT_EVENTS=$(EVENTS) FFSTREAM_CLIENT_WAITS=$(WAITS) $(GO) test ./client -run '^(TestLoad|TestWaitRestarts)$$' -bench '^BenchmarkRun$$' -benchtime 1x -v -count=1 -timeout 0
 
 .PHONY: profile
 profile: postgres ## Profile a drain: .cache/cpu.pprof and .cache/heap.pprof
