@@ -57,7 +57,7 @@ type publicationFlags struct {
 
 // streamFlags name the stream and where it is.
 type streamFlags struct {
-	NATSURL       string `name:"nats-url" help:"NATS URL; without it, run starts an embedded server." env:"FFSTREAM_NATS_URL" placeholder:"URL"`
+	NATSURL       string `name:"nats-url" help:"NATS URL; without it, run starts an embedded server." env:"FFSTREAM_NATS_URL" placeholder:"URL" list:""`
 	Stream        string `help:"Name of the JetStream stream." env:"FFSTREAM_STREAM" default:"FFSTREAM"`
 	SubjectPrefix string `help:"First token of every subject." env:"FFSTREAM_SUBJECT_PREFIX" default:"ff"`
 	natsAuth
@@ -102,10 +102,11 @@ func (f *streamFlags) check() error {
 }
 
 // yamlFile is a configuration file: flag names as keys. It implements
-// kong.Resolver.
+// kong.Resolver. Values stay as they are written, since what YAML makes of a number
+// or a date is not what its flag would make of it.
 type yamlFile struct {
 	path   string
-	values map[string]any
+	values map[string]yaml.Node
 }
 
 // withConfigFile gives the parser the values of the file that --config or
@@ -165,7 +166,35 @@ func (y *yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any,
 	if !ok {
 		return nil, nil
 	}
-	return fmt.Sprint(v), nil
+	text, err := flagText(&v, flag)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration %s: key %q: %w", y.path, flag.Name, err)
+	}
+	return text, nil
+}
+
+// flagText is what a flag reads of a value: a list's elements stand between the
+// flag's separators, as on the command line. A null is the same as no key.
+func flagText(v *yaml.Node, flag *kong.Flag) (any, error) {
+	if v.Kind == yaml.AliasNode {
+		v = v.Alias
+	}
+	switch {
+	case v.Tag == "!!null":
+		return nil, nil
+	case v.Kind == yaml.ScalarNode:
+		return v.Value, nil
+	case v.Kind == yaml.SequenceNode && (flag.IsSlice() || flag.Tag.Has("list")):
+		var elements []string
+		for _, e := range v.Content {
+			if e.Kind != yaml.ScalarNode {
+				return nil, errors.New("want a list of single values")
+			}
+			elements = append(elements, e.Value)
+		}
+		return kong.JoinEscaped(elements, flag.Tag.Sep), nil
+	}
+	return nil, errors.New("want one value")
 }
 
 // oneLine flattens an error's text: an error that ends the program is one line.

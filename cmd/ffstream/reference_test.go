@@ -55,6 +55,45 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+// TestConfigFileValues: a flag gets of the file what it would get on the command line.
+func TestConfigFileValues(t *testing.T) {
+	t.Parallel()
+	parse := func(text string, command ...string) (*commands, error) {
+		path := t.TempDir() + "/c.yaml"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var cli commands
+		parser, err := newParser(&cli)
+		if err != nil {
+			t.Fatal(err)
+		}
+		args := append([]string{"--config=" + path}, command...)
+		if parser, err = withConfigFile(parser, args); err != nil {
+			return nil, err
+		}
+		_, err = parser.Parse(args)
+		return &cli, err
+	}
+	cli, err := parse("lane: [a, 'b,c']\nstate: active\npartition: [1, 20]\nsince: 2026-01-02\nnats-url: [nats://a:1, nats://b:2]\nstream:\nfollow: false\n", "tail")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := cli.Tail
+	if got := fmt.Sprintf("%q %q %v %s %s %s %v", c.Lane, c.State, c.Partition, c.Since, c.NATSURL, c.Stream, c.Follow); got !=
+		`["a" "b,c"] ["active"] [1 20] 2026-01-02 nats://a:1,nats://b:2 FFSTREAM false` {
+		t.Error(got)
+	}
+	for text, says := range map[string]string{
+		"slot: [a, b]\n": `key "slot": want one value`, "slot: {a: b}\n": `key "slot": want one value`,
+		"nats-url: [[a]]\n": `key "nats-url": want a list of single values`,
+	} {
+		if _, err := parse(text, "run"); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // reference writes docs/configuration.md from the flags themselves.
 func reference() (string, error) {
 	var cli commands
