@@ -94,6 +94,43 @@ func TestConfigFileValues(t *testing.T) {
 	}
 }
 
+// TestReferenceIsWhole: each command has a section of its own, with each of its flags,
+// and each flag of run has a variable.
+func TestReferenceIsWhole(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cli commands
+	parser, err := newParser(&cli)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaves := parser.Model.Leaves(true)
+	for _, c := range leaves {
+		_, section, found := strings.Cut(string(text), "# "+c.FullPath()+"\n")
+		section, _, _ = strings.Cut(section, "\n#")
+		if !found {
+			t.Errorf("%s has no section", c.FullPath())
+		}
+		for _, f := range c.Flags {
+			env := "-"
+			if len(f.Envs) > 0 {
+				env = "`" + f.Envs[0] + "`"
+			} else if c.Name == "run" {
+				t.Errorf("run's --%s has no variable", f.Name)
+			}
+			if !strings.Contains(section, "\n| `--"+f.Name+"` | "+env+" | ") {
+				t.Errorf("%s does not name --%s with its variable, %s", c.FullPath(), f.Name, env)
+			}
+		}
+	}
+	if len(leaves) < 15 {
+		t.Errorf("%d commands", len(leaves))
+	}
+}
+
 // reference writes docs/configuration.md from the flags themselves.
 func reference() (string, error) {
 	var cli commands
@@ -102,29 +139,37 @@ func reference() (string, error) {
 		return "", err
 	}
 	var b strings.Builder
-	b.WriteString("# Configuration\n\nEvery flag is also an environment variable and, by its name without the dashes, a key of the YAML file that `--config`\n" +
-		"names. A flag wins over the environment, and the environment over the file. Durations are written like `90s` or `10m`.\n\n## All commands\n\n")
+	b.WriteString("# Configuration\n\nEvery flag of `run` is also an environment variable, and so is, of the other commands, each that says where the servers are\n" +
+		"and what things are called. What one call of a command is to do, such as a filter or `--json`, has none: a `-` stands there. Each\n" +
+		"flag, of any command, is by its name without the dashes a key of the YAML file that `--config` names; several values are a list.\n" +
+		"A flag wins over the environment, and the environment over the file. Durations are written like `90s` or `10m`.\n\n## All commands\n\n")
 	table(&b, parser.Model.Flags)
 	for _, c := range parser.Model.Children {
-		fmt.Fprintf(&b, "\n## ffstream %s\n\n%s\n\n", c.Name, c.Help)
-		flags := c.Flags
-		for _, sub := range c.Children {
-			flags = append(flags, sub.Flags...)
-		}
-		table(&b, flags)
+		section(&b, c, "##")
 	}
 	return strings.TrimRight(b.String(), "\n") + "\n", nil
 }
 
+// section writes a command and those below it.
+func section(b *strings.Builder, c *kong.Node, level string) {
+	fmt.Fprintf(b, "\n%s %s\n\n%s\n\n", level, c.FullPath(), c.Help)
+	if c.Leaf() {
+		table(b, c.Flags)
+	} else {
+		b.WriteString("Its flags are those of its commands:\n")
+	}
+	for _, sub := range c.Children {
+		section(b, sub, level+"#")
+	}
+}
+
 func table(b *strings.Builder, flags []*kong.Flag) {
-	seen := map[string]bool{"help": true}
 	head := "| flag | environment | default | meaning |\n|---|---|---|---|\n"
 	for _, f := range flags {
-		if seen[f.Name] || f.Hidden {
+		if f.Name == "help" || f.Hidden {
 			continue
 		}
-		seen[f.Name] = true
-		env, value := "", ""
+		env, value := "-", ""
 		if len(f.Envs) > 0 {
 			env = "`" + f.Envs[0] + "`"
 		}
