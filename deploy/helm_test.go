@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -61,10 +62,10 @@ replicas: 3
 image: {tag: v1.2.3}
 imagePullSecrets: [{name: pull}]
 databaseURL: postgresql://svc@db.example/engine
-databaseSecret: {name: db, key: pass}
+databaseSecret: {name: db, key: pass, caKey: ca.pem}
 natsURL: tls://nats.example:4222
 natsSecret: nats
-config: {FFSTREAM_NATS_CREDS_FILE: /run/secrets/ffstream/nats/nats.creds, FFSTREAM_STREAM_REPLICAS: 3, FFSTREAM_CONFIRM_HOLDBACK: 5m}
+config: {FFSTREAM_NATS_CREDS_FILE: /run/secrets/ffstream/nats/nats.creds, FFSTREAM_STREAM_REPLICAS: 3, FFSTREAM_CONFIRM_HOLDBACK: 5m, FFSTREAM_READY_MAX_LAG: 1073741824, FFSTREAM_HTTP_PPROF: false}
 networkPolicy: {enabled: true, databasePort: 6432, natsPort: 4443}
 podAnnotations: {team: streams}
 nodeSelector: {disk: ssd}
@@ -118,18 +119,52 @@ func TestHelm(t *testing.T) {
 func TestHelmRefuses(t *testing.T) {
 	t.Parallel()
 	for values, says := range map[string]string{
-		"replicas: 0":                                       "replicas",
-		"databaseURL: postgres://svc:secret@db/engine":      "databaseURL",
-		"natsURL: nats://svc:secret@nats:4222":              "natsURL",
-		"config: {DATABASE_URL: x}":                         "config",
-		"resource: {}":                                      "resource",
-		"networkPolicy: {enabled: true, databasePort: 0}":   "databasePort",
-		"goMemoryLimit: 208M":                               "goMemoryLimit",
-		"image: {repository: ffstream, pullPolicy: Seldom}": "pullPolicy",
+		"replicas: 0": "replicas",
+		"databaseURL: postgres://svc:secret@db/engine":               "databaseURL",
+		"databaseURL: postgres://db/engine?user=svc&password=secret": "databaseURL",
+		"natsURL: nats://svc:secret@nats:4222":                       "natsURL",
+		"config: {DATABASE_URL: x}":                                  "config",
+		"config: {FFSTREAM_STREAMS: x}":                              "config",
+		"config: {FFSTREAM_STREAM: [x]}":                             "config",
+		"resource: {}":                                               "resource",
+		"networkPolicy: {enabled: true, databasePort: 0}":            "databasePort",
+		"goMemoryLimit: 208M":                                        "goMemoryLimit",
+		"image: {repository: ffstream, pullPolicy: Seldom}":          "pullPolicy",
 	} {
 		if _, err := template(loadChart(t), values); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", values, err)
 		}
+	}
+}
+
+// TestHelmConfig: config takes each variable of run but those that the chart sets and
+// those without a use in it.
+func TestHelmConfig(t *testing.T) {
+	t.Parallel()
+	var schema struct {
+		Properties struct {
+			Config struct{ Properties map[string]any }
+		}
+	}
+	if err := yaml.Unmarshal(loadChart(t).Schema, &schema); err != nil {
+		t.Fatal(err)
+	}
+	files, err := template(loadChart(t), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := files["ffstream/templates/configmap.yaml"] + files["ffstream/templates/deployment.yaml"]
+	for name := range variables(t, "run") {
+		// No file is mounted for the one, and the root is read-only for the other.
+		useless := name == "FFSTREAM_CONFIG" || strings.HasPrefix(name, "FFSTREAM_NATS_EMBEDDED_")
+		_, takes := schema.Properties.Config.Properties[name]
+		if want := !useless && !regexp.MustCompile(`\b`+name+`\b`).MatchString(set); takes != want {
+			t.Errorf("config takes %s: %v, want %v", name, takes, want)
+		}
+		delete(schema.Properties.Config.Properties, name)
+	}
+	for name := range schema.Properties.Config.Properties {
+		t.Errorf("config takes %s, which ffstream run does not", name)
 	}
 }
 
