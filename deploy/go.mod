@@ -9,6 +9,7 @@ replace github.com/ffstream/ffstream => ../
 require (
 	github.com/compose-spec/compose-go/v2 v2.16.2
 	github.com/ffstream/ffstream v0.0.0-00010101000000-000000000000
+	github.com/goreleaser/fileglob v1.4.0
 	github.com/goreleaser/goreleaser/v2 v2.13.0
 	github.com/prometheus/common v0.72.1
 	github.com/prometheus/prometheus v0.316.0
@@ -119,7 +120,6 @@ require (
 	github.com/googleapis/enterprise-certificate-proxy v0.3.23 // indirect
 	github.com/googleapis/gax-go/v2 v2.26.2 // indirect
 	github.com/goreleaser/chglog v0.7.3 // indirect
-	github.com/goreleaser/fileglob v1.4.0 // indirect
 	github.com/goreleaser/nfpm/v2 v2.43.4 // indirect
 	github.com/grafana/regexp v0.0.0-20250905093917-f7b3be9d1853 // indirect
 	github.com/huandu/xstrings v1.5.0 // indirect
