@@ -1,6 +1,8 @@
 package deploy_test
 
 import (
+	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -64,6 +66,7 @@ func TestKustomizeBase(t *testing.T) {
 	}
 	d := objects["Deployment"].(*appsv1.Deployment)
 	pod := &d.Spec.Template.Spec
+	checkTrust(t, objects)
 	if *d.Spec.Replicas != 2 || len(pod.Containers) != 1 {
 		t.Fatalf("%d replicas of %d containers", *d.Spec.Replicas, len(pod.Containers))
 	}
@@ -105,6 +108,7 @@ func TestKustomizeSidecar(t *testing.T) {
 	t.Parallel()
 	objects := render(t, "kubernetes/example-sidecar")
 	pod := &objects["Deployment"].(*appsv1.Deployment).Spec.Template.Spec
+	checkTrust(t, objects)
 	if len(pod.Containers) != 1 || len(pod.InitContainers) != 1 {
 		t.Fatalf("%d containers and %d sidecars", len(pod.Containers), len(pod.InitContainers))
 	}
@@ -116,6 +120,16 @@ func TestKustomizeSidecar(t *testing.T) {
 		t.Error("the broker decides on the server's readiness")
 	}
 	checkContainer(t, c, pod, objects["ConfigMap"].(*corev1.ConfigMap))
+}
+
+// checkTrust: what is applied as it is believes no server without proof, and tells the broker
+// who it is.
+func checkTrust(t *testing.T, objects map[string]any) {
+	t.Helper()
+	data := objects["ConfigMap"].(*corev1.ConfigMap).Data
+	if !strings.Contains(data["FFSTREAM_DATABASE_URL"], "?sslmode=verify-full&sslrootcert=/run/secrets/") || data["FFSTREAM_NATS_PASSWORD_FILE"] == "" {
+		t.Errorf("it trusts any server, or says no password: %v", data)
+	}
 }
 
 // checkContainer holds a container of ffstream against the program, and against the
@@ -147,6 +161,17 @@ func checkContainer(t *testing.T, c *corev1.Container, pod *corev1.PodSpec, conf
 	if !strings.HasPrefix(env["FFSTREAM_DATABASE_PASSWORD_FILE"], mount.MountPath+"/") || mount.SubPath != "" ||
 		!slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name && v.Secret != nil }) {
 		t.Errorf("the password is not mounted: %v", mount)
+	}
+	settings := []string{env["FFSTREAM_DATABASE_PASSWORD_FILE"]}
+	for _, value := range config.Data {
+		settings = append(settings, value)
+	}
+	for _, file := range regexp.MustCompile(`/run/secrets/[\w./-]+`).FindAllString(strings.Join(settings, " "), -1) {
+		if !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
+			return m.MountPath == path.Dir(file) && slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name && v.Secret != nil })
+		}) {
+			t.Errorf("%s is of no Secret that is mounted", file)
+		}
 	}
 	if c.Resources.Limits.Memory().IsZero() || c.Resources.Requests.Cpu().IsZero() {
 		t.Errorf("it may use %v", c.Resources)
