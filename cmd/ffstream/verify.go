@@ -63,7 +63,8 @@ func (c *verifyCmd) Run(ctx context.Context, term terminal, log *slog.Logger) (e
 		return err
 	}
 	cautious(database, "ffstream verify")
-	database.RuntimeParams["statement_timeout"] = strconv.FormatInt(max(1, c.Timeout.Milliseconds()), 10) // a page of rows, which a busy server may have to fetch
+	// A statement reads a page of rows, which a busy server may have to fetch first.
+	database.RuntimeParams["statement_timeout"] = strconv.FormatInt(max(1, c.Timeout.Milliseconds()), 10)
 	database.RuntimeParams["plan_cache_mode"] = "force_custom_plan" // a generic one looks at all 256 leaves
 	nc, err := connectNATS(c.NATSURL, &c.natsAuth, log, nats.RetryOnFailedConnect(false))
 	if err != nil {

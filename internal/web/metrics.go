@@ -105,7 +105,9 @@ var table = []metric{
 	{"ffstream_evidence_missing_total", "", counter, "Events whose state had to be taken from the label for want of evidence.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return one(float64(s.Normalizer.NoEvidence))
 	}},
-	{"ffstream_corrupt_total", "column", counter, "Rows with a literal that no rule knows, by column.", func(s *shard.Status, _ time.Time) map[string]float64 { return floats(s.Normalizer.Corrupt, shard.CorruptColumns()...) }},
+	{"ffstream_corrupt_total", "column", counter, "Rows with a literal that no rule knows, by column.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return floats(s.Normalizer.Corrupt, shard.CorruptColumns()...)
+	}},
 	{"ffstream_lookups_total", "", counter, "Point reads for columns that the log does not repeat.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return one(float64(s.Normalizer.Lookups))
 	}},
