@@ -340,21 +340,15 @@ func (o *oracle) forget() {
 }
 
 // compareWith holds messages against what was committed.
-func (o *oracle) compareWith(got []message) {
+func (o *oracle) compareWith(got []message) verdict {
 	t := o.w.t
 	t.Helper()
 	o.read()
-	for i := range min(len(got), len(o.want)) {
-		if text := o.want[i].differs(got[i]); text != "" {
-			t.Fatalf("message %d of %d (the oracle has %d) differs: %s", i+1, len(got), len(o.want), text)
-		}
+	v := check(got, o.want)
+	if !v.exact() {
+		t.Fatalf("of %d events that were committed: %s", len(o.want), &v)
 	}
-	switch {
-	case len(got) < len(o.want):
-		t.Fatalf("%d messages are stored and %d expected: the first that is lost is %s: %v", len(got), len(o.want), o.want[len(got)].id, o.want[len(got)].body["data"])
-	case len(got) > len(o.want):
-		t.Fatalf("%d messages are stored and %d expected: the first surplus one is %s", len(got), len(o.want), got[len(o.want)].body)
-	}
+	return v
 }
 
 func (e *expected) differs(m message) string {

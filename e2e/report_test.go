@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// outcome is a run of the mix in which the stream equalled the oracle.
+// outcome is a run of the mix, as the checker found it.
 type outcome struct {
+	verdict
 	brokers, events int
 	struck          map[string]int
 }
@@ -47,9 +48,9 @@ func report(path string, seed uint64, outcomes []outcome) error {
 		}
 		fmt.Fprint(&b, " exact |\n")
 	}
-	fmt.Fprint(&b, "\n| | lost | duplicated | reordered | half visible | events |\n|---|---:|---:|---:|---:|---:|\n")
+	fmt.Fprint(&b, "\n| | lost | duplicated | reordered | altered | half visible | events |\n|---|---:|---:|---:|---:|---:|---:|\n")
 	for _, o := range outcomes {
-		fmt.Fprintf(&b, "| %d NATS | 0 | 0 | 0 | 0 | %d |\n", o.brokers, o.events)
+		fmt.Fprintf(&b, "| %d NATS | %d | %d | %d | %d | %d | %d |\n", o.brokers, o.lost, o.duplicated, o.reordered, o.altered, o.half, o.events)
 	}
 	fmt.Fprint(&b, `
 ## What waiting cannot mend
