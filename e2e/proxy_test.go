@@ -1,13 +1,16 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
+	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/rs/zerolog"
 )
 
@@ -40,11 +43,13 @@ func through(t testing.TB, server string) *proxy {
 }
 
 // add starts a fault, described as toxiproxy's API does.
-func (p *proxy) add(fault string) {
+func (p *proxy) add(fault string) toxics.Toxic {
 	p.t.Helper()
-	if _, err := p.Toxics.AddToxicJson(strings.NewReader(fault)); err != nil {
+	w, err := p.Toxics.AddToxicJson(strings.NewReader(fault))
+	if err != nil {
 		p.t.Fatal(err)
 	}
+	return w.Toxic
 }
 
 // silence lets nothing through in either direction, and closes nothing.
@@ -55,3 +60,71 @@ func (p *proxy) silence() {
 
 // heal ends all faults. Connections that a fault held are closed.
 func (p *proxy) heal() { p.Toxics.ResetToxics(context.Background()) }
+
+func init() {
+	toxics.Register("frozen", new(frozen))
+	toxics.Register("halved", new(halved))
+}
+
+// freeze lets nothing through from the server on the connections that there are,
+// and closes none. New ones pass.
+func (p *proxy) freeze() {
+	p.add(`{"name": "frozen", "type": "frozen", "stream": "downstream"}`).(*frozen).over.Store(true)
+}
+
+// frozen swallows what comes on a connection that was there before.
+type frozen struct{ over atomic.Bool }
+
+// NewState tells an old connection from a new one.
+func (f *frozen) NewState() any { return !f.over.Load() }
+
+// Pipe is a connection's life.
+func (f *frozen) Pipe(stub *toxics.ToxicStub) {
+	if stub.State.(bool) {
+		new(toxics.TimeoutToxic).Pipe(stub)
+	} else {
+		new(toxics.NoopToxic).Pipe(stub)
+	}
+}
+
+// Cleanup closes a connection that missed something.
+func (f *frozen) Cleanup(stub *toxics.ToxicStub) {
+	if stub.State.(bool) {
+		stub.Close()
+	}
+}
+
+// halve lets an atomic batch begin and swallows the rest of it and all that follows.
+// It returns what tells whether it has.
+func (p *proxy) halve() func() bool {
+	return p.add(`{"name": "halved", "type": "halved", "stream": "upstream"}`).(*halved).begun.Load
+}
+
+// halved swallows everything behind the first part of a batch.
+type halved struct{ begun atomic.Bool }
+
+// Pipe is a connection's life.
+func (h *halved) Pipe(stub *toxics.ToxicStub) {
+	for {
+		select {
+		case <-stub.Interrupt:
+			return
+		case c := <-stub.Input:
+			if c == nil {
+				stub.Close()
+				return
+			}
+			if h.begun.Load() {
+				continue
+			}
+			stub.Output <- c
+			// Headers are sorted: the mark of a batch's last message is close before its sequence.
+			if i := bytes.LastIndex(c.Data, []byte("Nats-Batch-Sequence")); i >= 0 && !bytes.Contains(c.Data[max(0, i-200):], []byte("Nats-Batch-Commit")) {
+				h.begun.Store(true)
+			}
+		}
+	}
+}
+
+// Cleanup closes a connection that missed something.
+func (h *halved) Cleanup(stub *toxics.ToxicStub) { stub.Close() }

@@ -39,14 +39,16 @@ func report(path string, seed uint64, outcomes []outcome) error {
 	fmt.Fprintf(&b, " held |\n|---|---|%s---|\n", strings.Repeat("---:|", len(outcomes)))
 	for _, f := range faults {
 		fmt.Fprintf(&b, "| %s | %s |", f.name, f.did)
+		held := "-" // for what did not strike
 		for _, o := range outcomes {
-			if f.alone && o.brokers > 1 {
-				fmt.Fprint(&b, " - |") // it needs a proxy in front of the only server
+			if o.struck[f.name] == 0 {
+				fmt.Fprint(&b, " - |")
 				continue
 			}
 			fmt.Fprintf(&b, " %d |", o.struck[f.name])
+			held = "exact"
 		}
-		fmt.Fprint(&b, " exact |\n")
+		fmt.Fprintf(&b, " %s |\n", held)
 	}
 	fmt.Fprint(&b, "\n| | lost | duplicated | reordered | altered | half visible | events |\n|---|---:|---:|---:|---:|---:|---:|\n")
 	for _, o := range outcomes {

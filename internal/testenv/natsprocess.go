@@ -166,7 +166,8 @@ func serveNATS(text string) int {
 		SyncAlways: cfg.SyncAlways, NoSigs: true, NoLog: true,
 	}
 	if cfg.ClusterPort != 0 {
-		opts.Cluster = server.ClusterOpts{Name: "ffstream", Host: "127.0.0.1", Port: cfg.ClusterPort}
+		// A client goes by the addresses that it was given, which may be a proxy's.
+		opts.Cluster = server.ClusterOpts{Name: "ffstream", Host: "127.0.0.1", Port: cfg.ClusterPort, NoAdvertise: true}
 		var err error
 		if opts.Routes, err = parseRoutes(cfg.Routes); err != nil {
 			fmt.Fprintln(os.Stderr, "nats child:", err)
