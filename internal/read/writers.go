@@ -15,8 +15,8 @@ import (
 // Where Settled waits for those of one execution, they let many be read in rounds.
 type Writers struct{ xids []int64 }
 
-// ReadWriters gives those of now.
-func ReadWriters(ctx context.Context, q Querier) (Writers, error) {
+// InProgress gives those of now.
+func InProgress(ctx context.Context, q Querier) (Writers, error) {
 	rows, err := q.Query(ctx, changingSQL)
 	var w Writers
 	if err == nil {

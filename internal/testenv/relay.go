@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/url"
@@ -37,14 +38,14 @@ func NewRelay(tb testing.TB, server string) *Relay {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	r := &Relay{upstream: u.Host, listener: listener}
 	u.Host = listener.Addr().String()
 	r.URL = u.String()
-	r.running.Go(r.accept)
+	r.running.Go(func() { r.accept(tb.Context()) })
 	tb.Cleanup(r.close)
 	return r
 }
@@ -58,13 +59,13 @@ func (r *Relay) Freeze() {
 	}
 }
 
-func (r *Relay) accept() {
+func (r *Relay) accept(ctx context.Context) {
 	for {
 		client, err := r.listener.Accept()
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", r.upstream)
+		server, err := new(net.Dialer).DialContext(ctx, "tcp", r.upstream)
 		if err != nil {
 			_ = client.Close()
 			continue

@@ -72,7 +72,7 @@ func (v *verifier) settle(ctx context.Context) error {
 // read reads the candidates, and those that somebody is changing again until that is
 // over or patience has ended.
 func (v *verifier) read(ctx context.Context) error {
-	writers, err := read.ReadWriters(ctx, v.q)
+	writers, err := read.InProgress(ctx, v.q)
 	if err != nil {
 		return err
 	}
