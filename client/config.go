@@ -45,6 +45,8 @@ type Config struct {
 
 	// Durable is the name of a consumer that the server keeps: its next run goes
 	// on where this one ended, and From means something for the first run only.
+	// The processes of one name want the same Filter, Snapshots and Control. The
+	// consumer of a Share has the share in its name: "billing-0of2".
 	// Empty: the consumer goes when the run ends.
 	Durable string
 	// Ordered reads without acknowledgements and handles one event at a time, in
@@ -93,9 +95,31 @@ type Config struct {
 type Handler func(ctx context.Context, m *Message) error
 
 // Share is one of several equal parts of the partitions. The zero value is all.
+// Each share of a durable name has a consumer of its own, and so has each share
+// when Of changes: those begin at Config.From, which then must not be behind what
+// the old ones have left. Delete the old ones when their share is done.
 type Share struct {
 	Index, Of  uint16 // 0 <= Index < Of
 	Partitions uint16 // of the engine; default ffstream.Partitions
+}
+
+// shareKey is where a consumer's metadata names its share.
+const shareKey = "ffstream.share"
+
+// String is the share as metadata and errors name it; empty: all partitions.
+func (s Share) String() string {
+	if s.Of == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d, partitions %d", s.Index, s.Of, s.Partitions)
+}
+
+// durable is the name of the consumer, empty when the server is to forget it.
+func (c *Config) durable() string {
+	if c.Durable == "" || c.Share.Of == 0 {
+		return c.Durable
+	}
+	return fmt.Sprintf("%s-%dof%d", c.Durable, c.Share.Index, c.Share.Of)
 }
 
 func (s Share) partitions() []uint16 {

@@ -56,5 +56,10 @@
 //
 // Processes that run one durable name are one active and the others standbys
 // (nats-server 2.11 or newer; with older ones run one process a name). To share
-// the work give each share of the partitions a name of its own: Config.Share.
+// the work give each a share of the partitions: Config.Share. Each share has a
+// consumer of its own, which serves no other share.
+//
+// A process that is handed what its Filter does not ask the server for does not
+// acknowledge it: when another process has changed the consumer's filter, its run
+// ends with an error that says so.
 package client

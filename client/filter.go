@@ -105,6 +105,26 @@ func (f *Filter) Subjects(prefix string, control bool) []string {
 	return subjects
 }
 
+// covers reports whether one of the filters, or none being there, takes a subject.
+func covers(filters []string, subject string) bool {
+	return len(filters) == 0 || slices.ContainsFunc(filters, func(f string) bool {
+		rest := subject
+		for {
+			want, wantMore, wantAny := strings.Cut(f, ".")
+			got, more, any := strings.Cut(rest, ".")
+			switch {
+			case want == ">":
+				return true
+			case want != "*" && want != got || wantAny != any:
+				return false
+			case !any:
+				return true
+			}
+			f, rest = wantMore, more
+		}
+	})
+}
+
 func (f *Filter) partitionTokens() []string {
 	partitions := f.Partitions
 	if !f.Execution.IsZero() {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -85,6 +86,7 @@ func (ss *session) release(ctx context.Context) {
 			wait = quick
 			continue
 		}
+		foreign := ss.strangers()
 		info, err := ss.con.Info(ctx)
 		if errors.Is(err, jetstream.ErrConsumerNotFound) {
 			ss.consumeError(err)
@@ -92,11 +94,44 @@ func (ss *session) release(ctx context.Context) {
 		}
 		if err != nil {
 			ss.suspect.Store(true)
+		} else {
+			ss.judge(foreign, filtersOf(info.Config))
 		}
 		if err != nil || holding && !ss.letGo(before, info.NumAckPending) {
 			wait = min(2*wait, slow)
 		}
 	}
+}
+
+// strangers is what came although it is not of the own subjects.
+func (ss *session) strangers() []*delivery {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return slices.Clone(ss.foreign)
+}
+
+// judge decides about strangers, given the subjects that the consumer had after
+// they came. When those are the own, they are left from a filter that nobody has
+// any more. When not, another process of this name wants them: the session ends
+// and gives them back.
+func (ss *session) judge(foreign []*delivery, subjects []string) {
+	if len(foreign) == 0 {
+		return
+	}
+	if !slices.Equal(subjects, ss.subjects) {
+		ss.fail(fmt.Errorf("message on %s: the subjects of consumer %s were changed to %q, want %q: the processes of one durable name want the same Filter and the same of Snapshots and Control; stop the others, or choose another name",
+			foreign[0].Subject, ss.con.CachedInfo().Name, subjects, ss.subjects))
+		return
+	}
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.foreign = ss.foreign[len(foreign):]
+	for _, d := range foreign {
+		delete(ss.inHand, d.Sequence)
+		ss.done.add(d.Sequence, d.msg.Reply())
+		_ = d.msg.Ack() // lost, it comes again
+	}
+	ss.pump()
 }
 
 // handful is what is in hand while something is held.

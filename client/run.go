@@ -46,14 +46,14 @@ func (s *Subscriber) run(ctx context.Context, handle batchHandler, grouped bool)
 	var done ring
 	var from uint64
 	for {
-		consumer, err := s.open(ctx, stream, grouped, from)
+		consumer, subjects, err := s.open(ctx, stream, grouped, from)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
 		}
-		ss := newSession(s, consumer, handle, grouped, &done)
+		ss := newSession(s, consumer, subjects, handle, grouped, &done)
 		err = ss.run(ctx)
 		if s.cfg.Durable != "" || !errors.Is(err, ErrConsumerGone) || ctx.Err() != nil {
 			if s.cfg.Durable == "" {
@@ -72,23 +72,25 @@ func (s *Subscriber) forget(ctx context.Context, consumer jetstream.Consumer) {
 	_ = s.js.DeleteConsumer(ctx, s.cfg.Stream, consumer.CachedInfo().Name)
 }
 
-// open makes the consumer, or takes the durable one that is there. From is where
-// an ephemeral one resumes, 0 at first.
-func (s *Subscriber) open(ctx context.Context, stream jetstream.Stream, grouped bool, from uint64) (jetstream.Consumer, error) {
+// open makes the consumer, or takes the durable one that is there, and tells its
+// subjects. From is where an ephemeral one resumes, 0 at first.
+func (s *Subscriber) open(ctx context.Context, stream jetstream.Stream, grouped bool, from uint64) (jetstream.Consumer, []string, error) {
 	want := s.consumerConfig(stream, grouped)
-	if s.cfg.Durable != "" {
-		there, err := stream.Consumer(ctx, s.cfg.Durable)
+	if want.Durable != "" {
+		there, err := stream.Consumer(ctx, want.Durable)
 		if err == nil {
-			return adopt(ctx, stream, there.CachedInfo().Config, want)
+			consumer, err := adopt(ctx, stream, there.CachedInfo().Config, want)
+			return consumer, want.FilterSubjects, err
 		}
 		if !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if err := s.startAt(ctx, stream, &want, from); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return stream.CreateConsumer(ctx, want)
+	consumer, err := stream.CreateConsumer(ctx, want)
+	return consumer, want.FilterSubjects, err
 }
 
 func (s *Subscriber) startAt(ctx context.Context, stream jetstream.Stream, c *jetstream.ConsumerConfig, from uint64) error {
@@ -107,9 +109,12 @@ func (s *Subscriber) startAt(ctx context.Context, stream jetstream.Stream, c *je
 
 func (s *Subscriber) consumerConfig(stream jetstream.Stream, grouped bool) jetstream.ConsumerConfig {
 	c := jetstream.ConsumerConfig{
-		Durable: s.cfg.Durable, AckPolicy: jetstream.AckExplicitPolicy, AckWait: s.cfg.AckWait,
+		Durable: s.cfg.durable(), AckPolicy: jetstream.AckExplicitPolicy, AckWait: s.cfg.AckWait,
 		MaxAckPending: s.cfg.MaxPending, MaxDeliver: -1,
 		FilterSubjects: s.cfg.subjects(stream),
+	}
+	if share := s.cfg.Share.String(); share != "" {
+		c.Metadata = map[string]string{shareKey: share}
 	}
 	if s.cfg.Durable == "" {
 		c.InactiveThreshold = 5 * time.Minute
@@ -154,8 +159,13 @@ func pins(js jetstream.JetStream) bool {
 }
 
 // adopt gives a durable consumer what of its configuration may change. Where it
-// began cannot.
+// began cannot, and so neither can its share: what another share would have been
+// given before was acknowledged, or never asked for, by this one.
 func adopt(ctx context.Context, stream jetstream.Stream, there, want jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	if is, wanted := there.Metadata[shareKey], want.Metadata[shareKey]; is != wanted {
+		return nil, fmt.Errorf("consumer %s serves share %q, want %q: a consumer serves one share for good; choose another durable name, or delete the consumer if its share is done",
+			there.Durable, is, wanted)
+	}
 	if there.AckPolicy != want.AckPolicy {
 		return nil, fmt.Errorf("consumer %s acknowledges by %s, want %s: a durable name serves either Run or RunTransactions",
 			there.Durable, there.AckPolicy, want.AckPolicy)

@@ -39,14 +39,15 @@ type queue struct {
 // session is one consumer, from its first message to its end. Messages enter by
 // receive, on the subscription's goroutine; the workers take them from ready.
 type session struct {
-	s       *Subscriber
-	cfg     *Config
-	filter  Filter
-	handle  batchHandler
-	grouped bool
-	con     jetstream.Consumer
-	failed  chan error  // of capacity 1: the first error ends the session
-	suspect atomic.Bool // the consumer may be gone
+	s        *Subscriber
+	cfg      *Config
+	filter   Filter
+	handle   batchHandler
+	grouped  bool
+	con      jetstream.Consumer
+	subjects []string    // that the consumer was asked for; none is all
+	failed   chan error  // of capacity 1: the first error ends the session
+	suspect  atomic.Bool // the consumer may be gone
 
 	mu       sync.Mutex // guards what follows
 	wake     *sync.Cond // ready has grown, or stopping
@@ -54,6 +55,7 @@ type session struct {
 	queues   map[ffstream.ExecutionID]*queue
 	ready    []*queue
 	held     []*delivery // not yet given to a queue
+	foreign  []*delivery // in hand, and not of the own subjects
 	holding  bool        // something older may be on its way
 	barrier  bool        // one is being handled
 	stopping bool
@@ -63,10 +65,10 @@ type session struct {
 	done     *ring
 }
 
-func newSession(s *Subscriber, con jetstream.Consumer, handle batchHandler, grouped bool, done *ring) *session {
+func newSession(s *Subscriber, con jetstream.Consumer, subjects []string, handle batchHandler, grouped bool, done *ring) *session {
 	info := con.CachedInfo()
 	ss := &session{
-		s: s, cfg: &s.cfg, filter: s.cfg.filter(), handle: handle, grouped: grouped, con: con, failed: make(chan error, 1),
+		s: s, cfg: &s.cfg, filter: s.cfg.filter(), handle: handle, grouped: grouped, con: con, subjects: subjects, failed: make(chan error, 1),
 		inHand: map[uint64]*delivery{}, queues: map[ffstream.ExecutionID]*queue{},
 		consumed: info.Delivered.Consumer, next: max(info.Delivered.Stream+1, info.Config.OptStartSeq), done: done,
 	}
@@ -178,7 +180,11 @@ func (ss *session) receive(m jetstream.Msg) {
 		known.msg, known.touched = m, d.touched
 	}
 	d.skip = unwanted
-	if !again && !handled && (!unwanted || ss.grouped) {
+	if !again && !handled && unwanted && !covers(ss.subjects, d.Subject) {
+		ss.inHand[d.Sequence] = d
+		ss.foreign = append(ss.foreign, d)
+		ss.suspect.Store(true)
+	} else if !again && !handled && (!unwanted || ss.grouped) {
 		ss.inHand[d.Sequence] = d
 		ss.held = append(ss.held, d)
 		ss.pump()
