@@ -8,7 +8,8 @@
 //
 // At least once: an event is acknowledged after its handler returned nil, and
 // not otherwise. A handler that fails or panics is called again, with a growing
-// delay, for as long as Config.Tries allows.
+// delay, for as long as Config.Tries allows. One that ends its goroutine, as a
+// test's FailNow does, ends the run with an error; so does a Poison that panics.
 //
 // Order per execution: the events of one execution are handled one at a time, in
 // the order of the stream. What fails is tried again in place, while the later

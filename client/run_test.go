@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -117,6 +118,38 @@ func TestPoison(t *testing.T) {
 	if len(given) != 2 || given[0] != 1 || given[1] != 2 {
 		t.Errorf("given to the hook: %v, want 1 and 2", given)
 	}
+}
+
+// TestUnreturned: a handler that ends its goroutine, and a hook that panics, end
+// the run with an error and nothing else: the event stays.
+func TestUnreturned(t *testing.T) {
+	t.Parallel()
+	f := newFeed(t, testenv.NATSURL(t))
+	f.transaction(step(1, "", ffstream.StateWaiting))
+	f.stored()
+	ctx := testContext(t)
+	poisoned := func(hook func()) *client.Subscriber {
+		return f.subscriber(func(c *client.Config) {
+			c.Durable = "d"
+			c.Poison = func(context.Context, *client.Message, error) error { hook(); return nil }
+		})
+	}
+	poison := func(context.Context, *client.Message) error { return client.ErrPoison }
+	var panicked *client.PanicError
+	if err := poisoned(func() { panic("no") }).Run(ctx, poison); !errors.As(err, &panicked) {
+		t.Errorf("the hook panicked: %v", err)
+	}
+	if err := poisoned(runtime.Goexit).Run(ctx, poison); err == nil || !strings.Contains(err.Error(), "Goexit") {
+		t.Errorf("the hook ended its goroutine: %v", err)
+	}
+	err := f.subscriber(func(c *client.Config) { c.Durable = "d" }).Run(ctx, func(context.Context, *client.Message) error {
+		runtime.Goexit()
+		return nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "Goexit") {
+		t.Errorf("the handler ended its goroutine: %v", err)
+	}
+	handleN(ctx, t, f.subscriber(func(c *client.Config) { c.Durable = "d" }), 1)
 }
 
 // TestTransactions: the events of a transaction come together.

@@ -38,12 +38,15 @@ func (ss *session) work(ctx context.Context) {
 		for _, d := range batch {
 			d.Try = q.tries
 		}
-		tries := q.tries
-		ss.mu.Unlock()
-		err := ss.try(ctx, batch, tries)
-		ss.mu.Lock()
-		ss.finish(q, batch, err)
+		ss.finish(q, batch, ss.unlocked(ctx, batch, q.tries))
 	}
+}
+
+// unlocked tries with mu let go: it is held again however the handler ends.
+func (ss *session) unlocked(ctx context.Context, batch []*delivery, tries int) outcome {
+	ss.mu.Unlock()
+	defer ss.mu.Lock()
+	return ss.try(ctx, batch, tries)
 }
 
 // verdict is how a batch leaves the hand.
@@ -63,7 +66,7 @@ type outcome struct {
 
 // try calls the handler once and, for poison, the hook.
 func (ss *session) try(ctx context.Context, batch []*delivery, tries int) outcome {
-	err := ss.call(ctx, batch)
+	err := ss.guard(batch, func() error { return ss.call(ctx, batch) })
 	if err == nil {
 		return outcome{}
 	}
@@ -79,7 +82,7 @@ func (ss *session) try(ctx context.Context, batch []*delivery, tries int) outcom
 		if d.skip {
 			continue
 		}
-		if hook := ss.cfg.Poison(ctx, &d.Message, err); hook != nil {
+		if hook := ss.guard(batch, func() error { return ss.cfg.Poison(ctx, &d.Message, err) }); hook != nil {
 			ss.fail(fmt.Errorf("give up event %s: %w", d.name(), hook))
 			return outcome{again, err}
 		}
@@ -94,18 +97,30 @@ func (d *delivery) name() string {
 	return d.ID.String()
 }
 
-// call gives the batch to the handler that it is for. A panic is an error.
-func (ss *session) call(ctx context.Context, batch []*delivery) (err error) {
+// guard calls f, which is the caller's. A panic is an error. A goroutine that f
+// ends (runtime.Goexit, which a test's FailNow calls) takes nothing with it but
+// the session: that fails, and gives back what f was given.
+func (ss *session) guard(batch []*delivery, f func() error) (err error) {
+	returned := false
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		} else if !returned {
+			ss.fail(fmt.Errorf("handle event %s: the handler ended its goroutine (runtime.Goexit)", batch[len(batch)-1].name()))
+		}
+	}()
+	err = f()
+	returned = true
+	return err
+}
+
+// call gives the batch to the handler that it is for.
+func (ss *session) call(ctx context.Context, batch []*delivery) error {
 	if ss.cfg.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, ss.cfg.Timeout)
 		defer cancel()
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
-		}
-	}()
 	var events []*Message
 	for _, d := range batch {
 		switch {
