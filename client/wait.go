@@ -39,8 +39,10 @@ type Waiter struct {
 // wait is one call of Wait. Done has room for one: the first end counts, and
 // look for one: a second demand for a read says no more than the first.
 type wait struct {
-	done chan ffstream.PublicState
-	look chan struct{}
+	done  chan ffstream.PublicState
+	look  chan struct{}
+	state *ffstream.SettledState // the latest that was read; nil: none yet
+	early []ffstream.Event       // the ends that came before it
 }
 
 // OpenWaiter subscribes. Of cfg only Stream and Prefix count, and without a
@@ -81,7 +83,9 @@ func (w *Waiter) Close() {
 // Wait returns when the execution is in a terminal state, at once when it is
 // already. One that does not exist yet is waited for. ErrPurged says that its row
 // was deleted; any other error is that of ctx, the reader or the subscription.
-// The engine can replay what ended: what counts is the first end that is seen.
+// The engine can replay what ended: what counts is the first end behind the state
+// that was read, so that an end from before a replay ends no wait that began after
+// it. Without a reader it is the first end that the stream tells of.
 func (w *Waiter) Wait(ctx context.Context, id ffstream.ExecutionID) (Outcome, error) {
 	id = canonical(id)
 	t := &wait{done: make(chan ffstream.PublicState, 1), look: make(chan struct{}, 1)}
@@ -100,15 +104,16 @@ func (w *Waiter) Wait(ctx context.Context, id ffstream.ExecutionID) (Outcome, er
 			look = nil // until this read has answered
 			go func() {
 				state, err := w.reader.SettledState(inner, id)
-				read <- answer{state.State, err}
+				read <- answer{state, err}
 			}()
 		case a := <-read:
 			if a.err != nil {
 				return Outcome{}, fmt.Errorf("wait for %s: %w", id, a.err)
 			}
-			if a.state.Terminal() {
-				return w.outcome(ctx, id, a.state)
+			if a.state.State.Terminal() {
+				return w.outcome(ctx, id, a.state.State)
 			}
+			w.compare(t, &a.state)
 			look = t.look
 		case state := <-t.done:
 			if err := w.settle(ctx, id, state); err != nil {
@@ -125,7 +130,7 @@ func (w *Waiter) Wait(ctx context.Context, id ffstream.ExecutionID) (Outcome, er
 
 // answer is what a read said.
 type answer struct {
-	state ffstream.PublicState
+	state ffstream.SettledState
 	err   error
 }
 
@@ -179,32 +184,60 @@ func (w *Waiter) event(_ context.Context, m *Message) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for t := range w.waiting[canonical(m.ExecutionID)] {
-		t.end(m.To)
+		w.end(t, &m.Event)
 	}
 	return nil
 }
 
-func (t *wait) end(state ffstream.PublicState) {
+// end ends a wait by an event, unless the state that was read knew it. Before a
+// read has answered that is not known, and the event is kept. mu is held.
+func (w *Waiter) end(t *wait, e *ffstream.Event) {
+	switch {
+	case w.reader != nil && t.state == nil:
+		t.early = append(t.early, *e)
+		return
+	case w.reader != nil && knew(t.state, e):
+		return
+	}
+	state := e.To
+	if e.Type == ffstream.TypeTruncated {
+		state = ffstream.StatePurged
+	}
 	select {
 	case t.done <- state:
 	default:
 	}
 }
 
+// compare takes a state that was read, and with it the ends that came before.
+func (w *Waiter) compare(t *wait, state *ffstream.SettledState) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t.state = state
+	early := t.early
+	t.early = nil
+	for i := range early {
+		w.end(t, &early[i])
+	}
+}
+
 // control: after a TRUNCATE every execution is gone; after anything else that is
-// no transition, a gap for one, who can reads again. The progress of a backfill
-// says nothing of an execution.
+// no transition, a gap for one, who can reads again: the wait for the execution
+// that it names, or all. The progress of a backfill says nothing of an execution.
 func (w *Waiter) control(_ context.Context, m *Message) error {
 	if m.Type == ffstream.TypeBackfill {
 		return nil
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, waits := range w.waiting {
+	for id, waits := range w.waiting {
+		if !m.ExecutionID.IsZero() && canonical(m.ExecutionID) != id {
+			continue
+		}
 		for t := range waits {
 			switch {
 			case m.Type == ffstream.TypeTruncated:
-				t.end(ffstream.StatePurged)
+				w.end(t, &m.Event)
 			case w.reader != nil:
 				select {
 				case t.look <- struct{}{}:

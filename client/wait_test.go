@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/ffstream/ffstream"
@@ -77,5 +78,75 @@ func TestWait(t *testing.T) {
 	f.js.Conn().Close()
 	if err := server.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// rerun is a reader of executions that run again since a transaction below 100.
+// Of the first it counts the reads, which wait for answer.
+type rerun struct {
+	*table
+	reads  atomic.Int64
+	begun  chan struct{}
+	answer chan struct{}
+}
+
+func (r *rerun) SettledState(_ context.Context, id ffstream.ExecutionID) (ffstream.SettledState, error) {
+	r.begun <- struct{}{}
+	if id == execution(1) {
+		r.reads.Add(1)
+		<-r.answer
+	}
+	return ffstream.SettledState{State: ffstream.StateActive, Saw: ffstream.TxSnapshot{Xmin: 100, Xmax: 100}, End: 0x2000}, nil
+}
+
+// TestWaitReplayed: an end from before the state that was read ends no wait, one
+// from behind it does, whether it comes before the read has answered or after; and
+// a row of another execution that cannot be understood has nobody read again.
+func TestWaitReplayed(t *testing.T) {
+	t.Parallel()
+	for _, early := range []bool{false, true} {
+		f := newFeed(t, testenv.NATSURL(t))
+		r := &rerun{table: &table{}, begun: make(chan struct{}, 10), answer: make(chan struct{})}
+		ctx := testContext(t)
+		w, err := client.OpenWaiter(ctx, f.js, f.config(nil), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var running sync.WaitGroup
+		wait := func(n int) {
+			if o, err := w.Wait(ctx, execution(n)); err != nil || o.State != ffstream.StateFailed {
+				t.Errorf("early %t: execution %d has ended as %q: %v", early, n, o.State, err)
+			}
+		}
+		running.Go(func() { wait(1) })
+		<-r.begun
+		end := func(n int, xid uint32, to ffstream.PublicState) {
+			e := step(n, "", to)
+			e.Tx.Xid = xid
+			f.transaction(e)
+		}
+		end(1, 50, ffstream.StateCompleted)
+		f.transaction(ffstream.Event{Type: ffstream.TypeTruncated, Tx: ffstream.Tx{Xid: 51}})
+		snapshot := step(1, "", ffstream.StateExpired)
+		snapshot.Type, snapshot.Snapshot = ffstream.TypeSnapshotted, &ffstream.Snapshot{Run: "r"}
+		f.transaction(snapshot, ffstream.Event{Type: ffstream.TypeCorrupt, ExecutionID: execution(2), Corrupt: ffstream.Corruption{Column: "c", Literal: "l"}})
+		other := make(chan struct{})
+		go func() { defer close(other); wait(2) }()
+		<-r.begun
+		f.commit = 0x2000
+		if early {
+			end(1, 200, ffstream.StateFailed)
+		}
+		end(2, 200, ffstream.StateFailed)
+		<-other // so the waiter has had all that was stored before
+		close(r.answer)
+		if !early {
+			end(1, 200, ffstream.StateFailed)
+		}
+		running.Wait()
+		if n := r.reads.Load(); n != 2 { // at first, and behind the end
+			t.Errorf("early %t: read %d times, want 2", early, n)
+		}
+		w.Close()
 	}
 }

@@ -110,9 +110,8 @@ func (w *watch) event(ctx context.Context, m *Message) (more bool, err error) {
 	case ffstream.TypeGap:
 		return w.read(ctx)
 	case ffstream.TypeSnapshotted:
-		// It is of no transaction: its place in the log decides. What it tells is told
-		// already, unless it repairs what the stream had lost.
-		if m.ID.Position.Commit < w.state.End || m.To == w.told {
+		// What it tells is told already, unless it repairs what the stream had lost.
+		if knew(&w.state, &m.Event) || m.To == w.told {
 			return true, nil
 		}
 		return w.tell(Change{State: m.To, Event: m}), nil
@@ -120,7 +119,7 @@ func (w *watch) event(ctx context.Context, m *Message) (more bool, err error) {
 	default:
 		return true, nil
 	}
-	if w.state.Knew(&m.Event) {
+	if knew(&w.state, &m.Event) {
 		return true, nil
 	}
 	switch m.Type {
@@ -133,4 +132,13 @@ func (w *watch) event(ctx context.Context, m *Message) (more bool, err error) {
 		return false, &ffstream.CorruptionError{ExecutionID: m.ExecutionID, Column: m.Corrupt.Column, Literal: m.Corrupt.Literal}
 	}
 	return w.tell(Change{State: m.To, Event: m}), nil
+}
+
+// knew reports whether a read saw what an event tells of. A snapshot is of no
+// transaction: its place in the log decides.
+func knew(s *ffstream.SettledState, e *ffstream.Event) bool {
+	if e.Type == ffstream.TypeSnapshotted {
+		return e.ID.Position.Commit < s.End
+	}
+	return s.Knew(e)
 }
