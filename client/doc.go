@@ -33,8 +33,10 @@
 // stream, so an effect that is stored with the position can refuse what is not
 // above it.
 //
-// That a process which was paused for longer than AckWait knows that another
-// took over: its handler may still run. Store the position with the effect.
+// That a process which was paused for longer than AckWait and 4 s knows that
+// another took over: its handler may still run. Store the position with the
+// effect. It learns it within a second of going on, and then gives back what it
+// has not begun.
 //
 // # Events that are no transition
 //

@@ -122,6 +122,16 @@ var streams atomic.Int64
 
 func newFeed(t testing.TB, url string) *feed {
 	t.Helper()
+	f := &feed{t: t, js: process(t, url), stream: fmt.Sprintf("c%d", streams.Add(1)), commit: 0x1000}
+	if _, err := f.js.CreateStream(testContext(t), jetstream.StreamConfig{Name: f.stream, Subjects: []string{f.stream + ".>"}, AllowDirect: true}); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// process is a connection of one's own, as another process has.
+func process(t testing.TB, url string) jetstream.JetStream {
+	t.Helper()
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -131,11 +141,7 @@ func newFeed(t testing.TB, url string) *feed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &feed{t: t, js: js, stream: fmt.Sprintf("c%d", streams.Add(1)), commit: 0x1000}
-	if _, err := js.CreateStream(testContext(t), jetstream.StreamConfig{Name: f.stream, Subjects: []string{f.stream + ".>"}, AllowDirect: true}); err != nil {
-		t.Fatal(err)
-	}
-	return f
+	return js
 }
 
 func (f *feed) config(change func(*client.Config)) client.Config {

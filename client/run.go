@@ -14,6 +14,13 @@ import (
 // messages to one process at a time.
 const pinGroup = "ffstream"
 
+// A live process asks for messages every pullExpiry, idle or not, and the server
+// gives it up when it has not asked for pinTTL at least.
+const (
+	pullExpiry = time.Second
+	pinTTL     = 4 * time.Second
+)
+
 // Run gives each wanted event to handle until ctx ends; then it takes no more,
 // lets the handlers finish and returns nil. It outlives outages of the broker as
 // long as the connection does. An error is what waiting cannot mend: the stream
@@ -120,7 +127,7 @@ func (s *Subscriber) consumerConfig(stream jetstream.Stream, grouped bool) jetst
 		c.InactiveThreshold = 5 * time.Minute
 		c.MemoryStorage = stream.CachedInfo().Config.Replicas <= 1
 	} else if pins(s.js) {
-		c.PriorityPolicy, c.PriorityGroups, c.PinnedTTL = jetstream.PriorityPolicyPinned, []string{pinGroup}, s.cfg.AckWait
+		c.PriorityPolicy, c.PriorityGroups, c.PinnedTTL = jetstream.PriorityPolicyPinned, []string{pinGroup}, max(s.cfg.AckWait, pinTTL)
 	}
 	if grouped { // an acknowledgement is of all up to it, so that no part of a transaction can come again alone
 		c.AckPolicy = jetstream.AckAllPolicy
@@ -174,7 +181,8 @@ func adopt(ctx context.Context, stream jetstream.Stream, there, want jetstream.C
 	now.FilterSubject, now.FilterSubjects = "", want.FilterSubjects
 	now.AckWait, now.MaxAckPending, now.PinnedTTL = want.AckWait, want.MaxAckPending, want.PinnedTTL
 	now.PriorityPolicy, now.PriorityGroups = want.PriorityPolicy, want.PriorityGroups
-	if slices.Equal(filtersOf(there), want.FilterSubjects) && there.AckWait == now.AckWait && there.MaxAckPending == now.MaxAckPending {
+	if slices.Equal(filtersOf(there), want.FilterSubjects) && there.AckWait == now.AckWait && there.MaxAckPending == now.MaxAckPending &&
+		there.PriorityPolicy == now.PriorityPolicy && slices.Equal(there.PriorityGroups, now.PriorityGroups) && there.PinnedTTL == now.PinnedTTL {
 		return stream.Consumer(ctx, there.Durable)
 	}
 	return stream.UpdateConsumer(ctx, now)

@@ -26,6 +26,7 @@ type delivery struct {
 	broken  error         // why it is no event
 	barrier bool
 	skip    bool // acknowledged with its transaction, and not handled
+	running bool // its handler has it
 }
 
 // queue is what one execution waits for, in order.
@@ -60,6 +61,7 @@ type session struct {
 	barrier  bool        // one is being handled
 	stopping bool
 	received bool   // so the server's pin is, or was, this session's
+	lost     bool   // the pin is another's
 	consumed uint64 // the consumer's sequence of the latest delivery
 	next     uint64 // where a new consumer would begin
 	done     *ring
@@ -105,14 +107,16 @@ func (ss *session) run(ctx context.Context) error {
 	return err
 }
 
+func (ss *session) pinned() bool { return len(ss.con.CachedInfo().Config.PriorityGroups) > 0 }
+
 // consume receives until ctx ends or the session fails.
 func (ss *session) consume(ctx context.Context) error {
 	opts := []jetstream.PullConsumeOpt{
 		jetstream.PullMaxMessages(min(ss.cfg.MaxPending, 500)),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { ss.consumeError(err) }),
 	}
-	if len(ss.con.CachedInfo().Config.PriorityGroups) > 0 {
-		opts = append(opts, jetstream.PullPriorityGroup(pinGroup))
+	if ss.pinned() {
+		opts = append(opts, jetstream.PullPriorityGroup(pinGroup), jetstream.PullExpiry(pullExpiry))
 	}
 	receiving, err := ss.con.Consume(ss.receive, opts...)
 	if err != nil {
@@ -144,6 +148,8 @@ func (ss *session) consumeError(err error) {
 		ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, ErrConsumerGone))
 	case errors.Is(err, nats.ErrConnectionClosed):
 		ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, err))
+	case errors.Is(err, jetstream.ErrPinIDMismatch):
+		ss.giveUp()
 	default:
 		ss.suspect.Store(true)
 	}
@@ -169,7 +175,7 @@ func (ss *session) receive(m jetstream.Msg) {
 
 	ss.mu.Lock()
 	gap := meta.Sequence.Consumer != ss.consumed+1
-	ss.consumed, ss.received = meta.Sequence.Consumer, true
+	ss.consumed, ss.received, ss.lost = meta.Sequence.Consumer, true, false
 	ss.next = max(ss.next, d.Sequence+1)
 	ss.holding = ss.holding || gap
 	known := ss.inHand[d.Sequence]
@@ -286,6 +292,43 @@ func (ss *session) stop() {
 	ss.wake.Broadcast()
 }
 
+// giveUp returns to the server all that has no handler: the pin went to another
+// process, which begins nothing before it has what this one has. What is being
+// handled stays in hand until the handler returns. Whatever comes after this is
+// held until the server has told that nothing older is missing.
+func (ss *session) giveUp() {
+	ss.mu.Lock()
+	ss.lost, ss.barrier, ss.consumed = true, false, 0
+	ss.held, ss.foreign, ss.ready = nil, nil, nil
+	for key, q := range ss.queues {
+		kept := 0
+		for kept < len(q.items) && q.items[kept].running {
+			ss.barrier = ss.barrier || q.items[kept].barrier && !ss.grouped
+			kept++
+		}
+		if q.items = q.items[:kept]; kept == 0 {
+			delete(ss.queues, key) // a try that it waits for finds it gone
+		}
+	}
+	var rest []*delivery
+	for seq, d := range ss.inHand {
+		if !d.running {
+			rest = append(rest, d)
+			delete(ss.inHand, seq)
+		}
+	}
+	ss.mu.Unlock()
+	nak(rest)
+}
+
+// nak gives deliveries back to the server, in the order of the stream.
+func nak(rest []*delivery) {
+	slices.SortFunc(rest, func(a, b *delivery) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	for _, d := range rest {
+		_ = d.msg.Nak() // lost, it comes again after AckWait
+	}
+}
+
 // giveBack hands what was not handled to the next run, which sorts it, and sees
 // that the server has heard everything.
 func (ss *session) giveBack(ctx context.Context) {
@@ -307,7 +350,7 @@ func (ss *session) giveBack(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	_ = ss.s.js.Conn().FlushWithContext(ctx) // in an outage AckWait does the same, later
-	if ss.received && len(ss.con.CachedInfo().Config.PriorityGroups) > 0 {
+	if ss.received && ss.pinned() {
 		_ = ss.unpin(ctx) // likewise
 	}
 }

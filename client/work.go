@@ -36,7 +36,7 @@ func (ss *session) work(ctx context.Context) {
 		batch := ss.batch(q)
 		q.tries++
 		for _, d := range batch {
-			d.Try = q.tries
+			d.Try, d.running = q.tries, true
 		}
 		ss.finish(q, batch, ss.unlocked(ctx, batch, q.tries))
 	}
@@ -149,12 +149,17 @@ func (ss *session) call(ctx context.Context, batch []*delivery) error {
 // go while the server is told: a message leaves the hand first, so that one in
 // hand is always one that the server waits for.
 func (ss *session) finish(q *queue, batch []*delivery, o outcome) {
-	if o.verdict == again {
+	for _, d := range batch {
+		d.running = false
+	}
+	if o.verdict == again && !ss.lost {
 		time.AfterFunc(ss.cfg.delay(q.tries), func() {
 			ss.mu.Lock()
 			defer ss.mu.Unlock()
-			ss.ready = append(ss.ready, q)
-			ss.wake.Signal()
+			if ss.queues[q.key] == q { // and was not given up
+				ss.ready = append(ss.ready, q)
+				ss.wake.Signal()
+			}
 		})
 		return
 	}
@@ -162,7 +167,9 @@ func (ss *session) finish(q *queue, batch []*delivery, o outcome) {
 	msg := last.msg
 	for _, d := range batch {
 		delete(ss.inHand, d.Sequence)
-		ss.done.add(d.Sequence, d.msg.Reply())
+		if o.verdict != again {
+			ss.done.add(d.Sequence, d.msg.Reply())
+		}
 	}
 	if last.barrier && !ss.grouped {
 		ss.barrier = false
@@ -175,7 +182,9 @@ func (ss *session) finish(q *queue, batch []*delivery, o outcome) {
 	ss.schedule(q)
 	ss.pump()
 	ss.mu.Unlock()
-	if o.verdict == terminate && !ss.grouped {
+	if o.verdict == again {
+		nak(batch)
+	} else if o.verdict == terminate && !ss.grouped {
 		_ = msg.TermWithReason(reason(o.cause))
 	} else {
 		_ = msg.Ack() // lost, it comes again and is known
