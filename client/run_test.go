@@ -152,6 +152,24 @@ func TestUnreturned(t *testing.T) {
 	handleN(ctx, t, f.subscriber(func(c *client.Config) { c.Durable = "d" }), 1)
 }
 
+// TestRestartRetry: a run that ends with an event that waits for its next try
+// holds up nothing of the next run.
+func TestRestartRetry(t *testing.T) {
+	t.Parallel()
+	f := newFeed(t, testenv.NATSURL(t))
+	f.transaction(step(0, "", ffstream.StateActive))
+	f.stored()
+	s := f.subscriber(func(c *client.Config) { c.Durable, c.RetryMin, c.RetryMax, c.Workers = "d", time.Hour, time.Hour, 1 })
+	ctx, stop := context.WithCancel(testContext(t))
+	err := s.Run(ctx, func(context.Context, *client.Message) error { stop(); return errors.New("not yet") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.transaction(step(1, "", ffstream.StateActive))
+	f.stored()
+	handleN(testContext(t), t, s, 2)
+}
+
 // TestTransactions: the events of a transaction come together.
 func TestTransactions(t *testing.T) {
 	t.Parallel()

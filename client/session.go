@@ -339,14 +339,7 @@ func (ss *session) giveBack(ctx context.Context) {
 		ss.next = min(ss.next, d.Sequence)
 	}
 	ss.mu.Unlock()
-	slices.SortFunc(rest, func(a, b *delivery) int { return cmp.Compare(a.Sequence, b.Sequence) })
-	for _, d := range rest {
-		if d.Try > 0 {
-			_ = d.msg.NakWithDelay(ss.cfg.delay(d.Try))
-		} else {
-			_ = d.msg.Nak()
-		}
-	}
+	nak(rest) // without a delay: the next run begins nothing before it has them
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	_ = ss.s.js.Conn().FlushWithContext(ctx) // in an outage AckWait does the same, later
