@@ -62,7 +62,8 @@ type Config struct {
 	// occupies one at most, and none while it waits for its next try.
 	Workers int
 	// MaxPending bounds the events that are received and not acknowledged, and so
-	// the memory of a run. Default 1024, at least 2.
+	// the memory of a run. Default 1024, at least 2; RunTransactions takes 2000 at
+	// least.
 	MaxPending int
 	// AckWait is after how long without a sign the server gives an event to the
 	// next. Default 30 s, at least 100 ms. Handlers may take longer: the signs are sent for them.

@@ -21,6 +21,9 @@ const (
 	pinTTL     = 4 * time.Second
 )
 
+// atomicEvents is how large a transaction is stored atomically.
+const atomicEvents = 1000
+
 // Run gives each wanted event to handle until ctx ends; then it takes no more,
 // lets the handlers finish and returns nil. It outlives outages of the broker as
 // long as the connection does. An error is what waiting cannot mend: the stream
@@ -34,15 +37,19 @@ func (s *Subscriber) Run(ctx context.Context, handle Handler) error {
 
 // RunTransactions is Run with the wanted events of one Postgres transaction
 // given together and acknowledged together, one transaction at a time, in the
-// order of the stream. A transaction with more than half of MaxPending events
-// comes in pieces: Tx.Last of the last event tells, where the filter takes that
-// event. Everything is received, and the filter applied here. A durable name
-// serves either Run or RunTransactions.
+// order of the stream. MaxPending is 2000 at least, so that the up to 1000 events
+// that the stream stores atomically come whole. A transaction with more events than
+// half of MaxPending comes in pieces, each acknowledged before the next is given:
+// Tx.Last of the last event tells, where the filter takes that event. Everything is
+// received, and the filter applied here. A durable name serves either Run or
+// RunTransactions.
 func (s *Subscriber) RunTransactions(ctx context.Context, handle func(ctx context.Context, events []*Message) error) error {
 	if s.cfg.Ordered || s.cfg.Share.Of > 0 {
 		return errors.New("subscribe to transactions: want neither Ordered nor Share, which would take them apart")
 	}
-	return s.run(ctx, handle, true)
+	whole := *s
+	whole.cfg.MaxPending = max(whole.cfg.MaxPending, 2*atomicEvents)
+	return whole.run(ctx, handle, true)
 }
 
 func (s *Subscriber) run(ctx context.Context, handle batchHandler, grouped bool) error {

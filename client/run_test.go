@@ -202,6 +202,29 @@ func TestTransactions(t *testing.T) {
 	}
 }
 
+// TestLargeTransaction: what the stream stores atomically comes whole.
+func TestLargeTransaction(t *testing.T) {
+	t.Parallel()
+	f := newFeed(t, testenv.NATSURL(t))
+	tx := make([]ffstream.Event, 1000)
+	for i := range tx {
+		tx[i] = step(i, "", ffstream.StateActive)
+	}
+	f.transaction(tx...)
+	f.stored()
+	ctx, stop := context.WithCancel(testContext(t))
+	err := f.subscriber(nil).RunTransactions(ctx, func(_ context.Context, events []*client.Message) error {
+		if len(events) != len(tx) {
+			t.Errorf("a transaction of %d comes as %d", len(tx), len(events))
+		}
+		stop()
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // TestControl: a TRUNCATE is handled after all before it and before all behind.
 func TestControl(t *testing.T) {
 	t.Parallel()
