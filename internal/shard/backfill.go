@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"strings"
@@ -109,12 +110,14 @@ type backfiller struct {
 	seen     bool   // everything is visible that committed before the session began
 	estimate uint64 // of all executions
 	gap      uint64 // sequence of the stream's latest; 0: it has none
+	known    bool   // the next beginning was told before
 	told     *told  // of the partitions that are read now; nil: not needed, or not read
 }
 
-// backfill runs E until ctx ends.
-func (ss *session) backfill(ctx context.Context) {
-	b := &backfiller{shard: ss.shard, cfg: ss.shard.cfg.Backfill, stream: ss.stream, window: &ss.window}
+// backfill runs E until ctx ends. After a session that did not get on, the run that
+// goes on is no news.
+func (ss *session) backfill(ctx context.Context, stalled bool) {
+	b := &backfiller{known: stalled, shard: ss.shard, cfg: ss.shard.cfg.Backfill, stream: ss.stream, window: &ss.window}
 	wait := orderInterval
 	for {
 		err := b.step(ctx)
@@ -288,7 +291,12 @@ func (b *backfiller) begin(ctx context.Context, report *backfill.Report) error {
 		b.per = b.cfg.Rate
 	}
 	b.pace = pacer{at: time.Now(), executions: b.at.Executions}
-	b.shard.cfg.Log.Info("backfill begins", "run", b.order.Run, "behind", text(b.at.After), "executions", b.report.Total)
+	level := slog.LevelInfo
+	if b.known {
+		level = slog.LevelDebug
+	}
+	b.known = false
+	b.shard.cfg.Log.Log(ctx, level, "backfill begins", "run", b.order.Run, "behind", text(b.at.After), "executions", b.report.Total)
 	return nil
 }
 

@@ -162,10 +162,11 @@ func (ss *session) run(ctx context.Context) error {
 	}()
 
 	filled := make(chan struct{}) // closed when E has ended
+	stalled := ss.shard.stalled
 	go func() {
 		defer close(filled)
 		if ss.shard.cfg.Backfill != nil {
-			ss.backfill(reading)
+			ss.backfill(reading, stalled)
 		}
 	}()
 
