@@ -282,7 +282,7 @@ func TestVerifyUnderLoad(t *testing.T) {
 	defer stop()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, _ = engine.Run(ctx, w.db.Pool, engine.WorkloadConfig{Version: engine.Newest, Writers: 2, Rate: 30, Seed: 1})
+		_, _ = engine.Run(ctx, w.db.Pool, engine.WorkloadConfig{Version: engine.Newest, Writers: 1, Rate: 30, Seed: 1})
 	})
 	wg.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
@@ -290,7 +290,7 @@ func TestVerifyUnderLoad(t *testing.T) {
 			if err != nil && ctx.Err() == nil && !strings.Contains(err.Error(), "40P01") {
 				t.Error(err)
 			}
-			pause(ctx, 20*time.Millisecond)
+			pause(ctx, 250*time.Millisecond) // some 150 events a second
 		}
 	})
 	w.orders("backfill", "--rate", "300")
