@@ -151,7 +151,7 @@ func (k *broker) ffstream(b *backlog) result {
 	var out bytes.Buffer
 	began := time.Now()
 	cmd := start(t, &out, []string{
-		"FFSTREAM_HTTP_ADDR=off", "FFSTREAM_DATABASE_URL=" + s.url, "FFSTREAM_NATS_URL=" + k.url(), "FFSTREAM_SLOT=" + slot, "FFSTREAM_STREAM=" + slot, "FFSTREAM_SUBJECT_PREFIX=" + slot,
+		"FFSTREAM_HTTP_ADDR=off", "FFSTREAM_BACKFILL=never", "FFSTREAM_DATABASE_URL=" + s.url, "FFSTREAM_NATS_URL=" + k.url(), "FFSTREAM_SLOT=" + slot, "FFSTREAM_STREAM=" + slot, "FFSTREAM_SUBJECT_PREFIX=" + slot,
 		"FFSTREAM_STREAM_REPLICAS=" + strconv.Itoa(len(k.servers)),
 	}, program, "run")
 	sender := s.sender(slot)

@@ -126,7 +126,7 @@ func (s *source) latency(k *broker, rate int, long time.Duration) string {
 		}
 	}
 	var out bytes.Buffer
-	cmd := start(t, &out, []string{"FFSTREAM_HTTP_ADDR=off", "FFSTREAM_DATABASE_URL=" + s.url, "FFSTREAM_NATS_URL=" + k.url(), "FFSTREAM_SLOT=" + slot, "FFSTREAM_STREAM=" + slot, "FFSTREAM_SUBJECT_PREFIX=" + slot}, program, "run")
+	cmd := start(t, &out, []string{"FFSTREAM_HTTP_ADDR=off", "FFSTREAM_BACKFILL=never", "FFSTREAM_DATABASE_URL=" + s.url, "FFSTREAM_NATS_URL=" + k.url(), "FFSTREAM_SLOT=" + slot, "FFSTREAM_STREAM=" + slot, "FFSTREAM_SUBJECT_PREFIX=" + slot}, program, "run")
 	s.sender(slot)
 	<-k.minimal(ctx, t, s, bareSlot, bareSlot)
 	committed := s.commits(rate, long)
