@@ -3,6 +3,12 @@ package docs_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,13 +28,13 @@ func parse(t *testing.T, text string) any {
 	return v
 }
 
-func compile(t *testing.T) *jsonschema.Schema {
+func compile(t *testing.T, text string) *jsonschema.Schema {
 	t.Helper()
 	c := jsonschema.NewCompiler()
-	if err := c.AddResource("event.v1.schema.json", parse(t, docs.EventSchema())); err != nil {
+	if err := c.AddResource("schema.json", parse(t, text)); err != nil {
 		t.Fatal(err)
 	}
-	s, err := c.Compile("event.v1.schema.json")
+	s, err := c.Compile("schema.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +70,7 @@ func events() []ffstream.Event {
 // written that the schema does not name, and none it names is never written.
 func TestEvents(t *testing.T) {
 	t.Parallel()
-	schema := compile(t)
+	schema := compile(t, docs.EventSchema())
 	defs := parse(t, docs.EventSchema()).(map[string]any)["$defs"].(map[string]any)
 	written := map[string]map[string]bool{}
 	names := map[string]string{ffstream.TypeTransitioned: "transitioned", ffstream.TypeCorrupt: "corrupt", ffstream.TypeTruncated: "table_truncated", ffstream.TypeGap: "gap",
@@ -111,51 +117,152 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestOnlyAdded: a document of v1 that was released says nothing that this one
-// denies. released lists the fields of the first.
+// TestOnlyAdded: what a document of v1 promised this one promises. Each schema of the
+// released document is here with the same rules: no field is gone, no field that was
+// always there may be absent, none has another type, format or set of values. New are
+// only fields, and the branch of a new type of event.
 func TestOnlyAdded(t *testing.T) {
 	t.Parallel()
-	released := map[string]string{
-		"transitioned": "execution_id partition flow_id namespace lane_id execution_kind priority from to terminal state_vector " +
-			"stored_public_state consistent current_attempt_index attempt created_at_ms started_at_ms terminal_at_ms " +
-			"blocking_detail cancellation_reason cancelled_by tags tx",
-		"corrupt":         "execution_id partition lane_id column literal tx",
-		"table_truncated": "table tx",
-		"gap":             "reason detail after after_sequence resumes_at",
-		"state_vector":    "lifecycle_phase ownership_state eligibility_state blocking_reason terminal_outcome attempt_state public_state",
-		"attempt":         "index worker_id worker_instance_id lease_epoch lease_expires_at_ms started_at_ms terminal_at_ms outcome",
-		"tx":              "xid commit_lsn index last",
-	}
-	var now struct {
-		Defs map[string]struct {
-			Required   []string
-			Properties map[string]json.RawMessage
-		} `json:"$defs"`
-	}
-	if err := json.Unmarshal([]byte(docs.EventSchema()), &now); err != nil {
+	text, err := os.ReadFile("testdata/released.event.v1.schema.json")
+	if err != nil {
 		t.Fatal(err)
 	}
-	for name, fields := range released {
-		required := " " + strings.Join(now.Defs[name].Required, " ") + " "
-		for _, field := range strings.Fields(fields) {
-			if now.Defs[name].Properties[field] == nil || !strings.Contains(required, " "+field+" ") {
-				t.Errorf("%s: %s was always there and is so no more", name, field)
-			}
+	for _, lost := range lacks("", parse(t, string(text)), parse(t, docs.EventSchema())) {
+		t.Error(lost)
+	}
+	for _, broken := range []string{
+		`{"properties": {"a": {"type": "string"}}}`,
+		`{"properties": {"a": {"type": "string"}, "b": {"type": "string"}}, "required": ["a"]}`,
+		`{"properties": {"a": {"type": ["string", "null"]}, "b": {}}, "required": ["a", "b"]}`,
+		`{"properties": {"a": {"type": "string"}, "b": {}}, "required": ["a", "b"], "additionalProperties": false}`,
+		`{"properties": {"a": {"type": "string"}, "b": {}}, "required": ["a", "b"], "allOf": [{}]}`,
+	} {
+		old := `{"properties": {"a": {"type": "string"}, "b": {}}, "required": ["a", "b"], "allOf": [{"then": {}}]}`
+		if len(lacks("", parse(t, old), parse(t, broken))) == 0 {
+			t.Errorf("%s is taken to keep what %s promised", broken, old)
 		}
 	}
 }
 
-// TestAsyncAPI: the document is JSON of version 3 and names every subject.
+// lacks lists what a schema promised and its successor does not.
+func lacks(path string, old, now any) (all []string) {
+	was, ok := old.(map[string]any)
+	is, both := now.(map[string]any)
+	if !ok || !both {
+		if !reflect.DeepEqual(old, now) {
+			all = append(all, fmt.Sprintf("%s was %v and is %v", path, old, now))
+		}
+		return all
+	}
+	for key, v := range was {
+		at := path + "/" + key
+		switch key {
+		case "title", "description":
+		case "required", "allOf":
+			kept, _ := is[key].([]any)
+			for _, one := range v.([]any) {
+				if !slices.ContainsFunc(kept, func(other any) bool { return len(lacks(at, one, other)) == 0 }) {
+					all = append(all, fmt.Sprintf("%s has no %v", at, one))
+				}
+			}
+		default:
+			all = append(all, lacks(at, v, is[key])...)
+		}
+	}
+	for key := range is { // a rule for all, which an old body need not meet
+		if _, ok := was[key]; !ok && slices.Contains([]string{"additionalProperties", "unevaluatedProperties", "enum", "const", "pattern", "not"}, key) {
+			all = append(all, fmt.Sprintf("%s has %s, which it had not", path, key))
+		}
+	}
+	return all
+}
+
+// TestAsyncAPI: each event has one channel that its subject fits and that says its
+// type, its headers are as described, and every reference leads somewhere.
 func TestAsyncAPI(t *testing.T) {
 	t.Parallel()
-	doc := parse(t, docs.AsyncAPI()).(map[string]any)
-	if v, _ := doc["asyncapi"].(string); !strings.HasPrefix(v, "3.") {
-		t.Errorf("version %q", v)
+	var doc struct {
+		AsyncAPI string
+		Channels map[string]struct {
+			Address    string
+			Parameters map[string]any
+			Messages   map[string]struct {
+				Ref string `json:"$ref"`
+			}
+		}
+		Operations map[string]struct{ Action string }
+		Components struct {
+			Messages map[string]struct{ Name, ContentType string }
+			Schemas  struct {
+				Headers json.RawMessage
+				Event   struct {
+					Schema struct {
+						Ref string `json:"$ref"`
+					}
+				}
+			}
+		}
 	}
+	if err := json.Unmarshal([]byte(docs.AsyncAPI()), &doc); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(doc.AsyncAPI, "3.") || len(doc.Operations) != len(doc.Channels) {
+		t.Errorf("version %q, %d operations for %d channels", doc.AsyncAPI, len(doc.Operations), len(doc.Channels))
+	}
+	if file := doc.Components.Schemas.Event.Schema.Ref; file != "event.v1.schema.json" {
+		t.Errorf("the body is described in %q", file)
+	}
+	document := parse(t, docs.AsyncAPI())
+	for _, ref := range regexp.MustCompile(`"\$ref": "#/([^"]*)"`).FindAllStringSubmatch(docs.AsyncAPI(), -1) {
+		at := document
+		for step := range strings.SplitSeq(ref[1], "/") {
+			at, _ = at.(map[string]any)[step]
+		}
+		if at == nil {
+			t.Errorf("#/%s leads nowhere", ref[1])
+		}
+	}
+	headers := compile(t, string(doc.Components.Schemas.Headers))
+	parameter := regexp.MustCompile(`\\\{([a-z]+)\\\}`)
+	used := map[string]bool{}
 	for _, e := range events() {
-		kind := strings.Split(e.Subject(ffstream.DefaultSubjectPrefix), ".")[1]
-		if !strings.Contains(docs.AsyncAPI(), `"address": "ff.`+kind) {
-			t.Errorf("no channel for %s", kind)
+		var fits []string
+		for name, channel := range doc.Channels {
+			address := regexp.MustCompile("^" + parameter.ReplaceAllString(regexp.QuoteMeta(channel.Address), "[A-Za-z0-9_%-]+") + "$")
+			if !address.MatchString(e.Subject(ffstream.DefaultSubjectPrefix)) {
+				continue
+			}
+			for _, message := range channel.Messages {
+				described := doc.Components.Messages[message.Ref[strings.LastIndexByte(message.Ref, '/')+1:]]
+				if described.Name == e.Type && described.ContentType == ffstream.ContentType {
+					fits = append(fits, name)
+				}
+			}
+		}
+		if len(fits) != 1 {
+			t.Errorf("%s on %s is on channels %v, want one", e.Type, e.Subject(ffstream.DefaultSubjectPrefix), fits)
+		}
+		used[e.Type] = true
+		carried := map[string]any{"Nats-Msg-Id": e.ID.String(), ffstream.HeaderPosition: e.Position().String(), "Content-Type": ffstream.ContentType}
+		if err := headers.Validate(carried); err != nil {
+			t.Error(err)
+		}
+		for name := range carried {
+			without := maps.Clone(carried)
+			delete(without, name)
+			if headers.Validate(without) == nil {
+				t.Errorf("headers without %s are valid", name)
+			}
+		}
+	}
+	for name, message := range doc.Components.Messages {
+		if !used[message.Name] {
+			t.Errorf("message %s is of type %q, which nothing writes", name, message.Name)
+		}
+	}
+	for name, channel := range doc.Channels {
+		if got := len(parameter.FindAllString(regexp.QuoteMeta(channel.Address), -1)); got != len(channel.Parameters) {
+			t.Errorf("channel %s describes %d parameters of %d", name, len(channel.Parameters), got)
 		}
 	}
 }

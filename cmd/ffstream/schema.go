@@ -8,7 +8,7 @@ import (
 
 // schemaCmd prints what describes the stream to a machine.
 type schemaCmd struct {
-	Document string `arg:"" optional:"" help:"event: JSON Schema of a message's body; asyncapi: AsyncAPI 3 of the stream." default:"event" enum:"event,asyncapi"`
+	Document string `arg:"" optional:"" help:"event: JSON Schema of a message's body; asyncapi: AsyncAPI 3 of the stream, which refers to the former as event.v1.schema.json beside it." default:"event" enum:"event,asyncapi"`
 }
 
 // Run prints one document.
