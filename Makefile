@@ -11,6 +11,10 @@ help: ## Show this list
 postgres: # Install Postgres from the distribution when no server binaries are found
 	@scripts/postgres
 
+.PHONY: natscli
+natscli: # Install the nats command for the tests
+	@scripts/natscli
+
 .PHONY: build
 build: ## Build bin/ffstream, a static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ffstream ./cmd/ffstream
@@ -20,7 +24,7 @@ run: postgres build ## Set up and run the demo on real servers
 	bin/ffstream demo
 
 .PHONY: test
-test: postgres ## Set up and pass all tests
+test: postgres natscli ## Set up and pass all tests
 	$(GO) test -race -count=1 -parallel 4 -timeout 40m ./...
 	cd deploy && $(GO) test -count=1 ./...
 

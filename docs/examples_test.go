@@ -69,6 +69,18 @@ func TestPython(t *testing.T) {
 	reacts(ctx, t, "completions-python", dir, python, "completions.py")
 }
 
+// TestShell likewise, with the nats command and jq.
+func TestShell(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	path := "PATH=" + filepath.Dir(testenv.NATSCommand(t)) + ":" + os.Getenv("PATH")
+	if !run(ctx, t, ".", "jq", "--version") {
+		t.Skip("jq cannot be had here: the example for the shell is not run")
+	}
+	reacts(ctx, t, "completions-shell", "examples", "env", path, "sh", "completions.sh")
+}
+
 // reacts checks that an example prints the completions of lane default, of before
 // its start and behind, in order, acknowledges them, and ends when it is told to.
 func reacts(ctx context.Context, t *testing.T, durable, dir, name string, args ...string) {
@@ -89,7 +101,7 @@ func reacts(ctx context.Context, t *testing.T, durable, dir, name string, args .
 	}
 	want := publish(ctx, t, js, durable, 0)
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir, cmd.Stderr = dir, os.Stderr
+	cmd.Dir, cmd.Stderr, cmd.SysProcAttr = dir, os.Stderr, &syscall.SysProcAttr{Setpgid: true}
 	cmd.Env = append(os.Environ(), "FFSTREAM_NATS_URL="+url, "FFSTREAM_STREAM="+durable, "FFSTREAM_SUBJECT_PREFIX="+durable)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -98,6 +110,7 @@ func reacts(ctx context.Context, t *testing.T, durable, dir, name string, args .
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }() // what it started, too
 	lines := bufio.NewScanner(out)
 	for round := range 2 {
 		for _, line := range want {
@@ -118,13 +131,13 @@ func reacts(ctx context.Context, t *testing.T, durable, dir, name string, args .
 			break
 		}
 	}
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil { // as a terminal does, the whole group
 		t.Error(err)
 	}
 	if lines.Scan() {
 		t.Errorf("printed %q as well", lines.Text())
 	}
-	if err := cmd.Wait(); err != nil {
+	if err := cmd.Wait(); err != nil && cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
 		t.Error(err)
 	}
 }

@@ -125,15 +125,17 @@ func newReader(t *testing.T, setup string) *pasting {
 		t.Fatal(err)
 	}
 	bin := t.TempDir()
-	if err := os.Symlink(program, filepath.Join(bin, "ffstream")); err != nil {
-		t.Fatal(err)
+	for name, file := range map[string]string{"ffstream": program, "nats": testenv.NATSCommand(t)} {
+		if err := os.Symlink(file, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return &pasting{
 		world: w, root: root, bin: bin,
 		host: map[string]string{"db.example": fmt.Sprintf("127.0.0.1:%d", pg.Port), "nats.example:4222": strings.TrimPrefix(w.nats, "nats://")},
 		vars: map[string]string{
 			"PATH": bin + ":" + testenv.PostgresBinDir(t) + ":" + os.Getenv("PATH"), "HOME": t.TempDir(), "FFSTREAM_HTTP_ADDR": "127.0.0.1:0",
-			"PGHOST": "127.0.0.1", "PGPORT": fmt.Sprint(pg.Port), "PGUSER": "postgres",
+			"NATS_URL": w.nats, "PGHOST": "127.0.0.1", "PGPORT": fmt.Sprint(pg.Port), "PGUSER": "postgres",
 		},
 	}
 }
@@ -149,9 +151,9 @@ func (r *pasting) command(text string) *exec.Cmd {
 }
 
 // finish runs a command to its end, which must be good.
-func (r *pasting) finish(l *line, text string) {
+func (r *pasting) finish(l *line, cmd *exec.Cmd) {
 	r.t.Helper()
-	if p := launch(r.t, r.command(text)); p.code() != 0 {
+	if p := launch(r.t, cmd); p.code() != 0 {
 		r.t.Errorf("%s: %s ends with %d: %s", l.place, l.text, p.code(), p.output())
 	}
 }
@@ -184,15 +186,13 @@ func (r *pasting) ffstream(l *line, text string) {
 		r.services = append(r.services, p)
 	case "tail":
 		if strings.Contains(text, "--follow=false") {
-			r.finish(l, text)
+			r.finish(l, r.command(text))
 			return
 		}
-		p := launch(r.t, r.command(text))
-		await(r.t, l.place+": events to be printed", func() (bool, string) { return strings.Contains(p.output(), "-> completed"), p.output() })
-		p.stop()
+		r.shows(l, r.command(text), "-> completed").stop()
 	case "resume": // with the service stopped, as the text says
 		r.stop()
-		r.finish(l, text)
+		r.finish(l, r.command(text))
 	case "backfill": // the one of the first start may not have ended
 		await(r.t, l.place+": no other backfill to be open", func() (bool, string) {
 			p := launch(r.t, r.command(text))
@@ -202,19 +202,39 @@ func (r *pasting) ffstream(l *line, text string) {
 			return p.code() == 0, p.output()
 		})
 	default:
-		r.finish(l, text)
+		r.finish(l, r.command(text))
 	}
 }
 
-var (
-	named   = regexp.MustCompile(`\b(?:KV_)?FFSTREAM\w*`)
-	ourFile = regexp.MustCompile(`\b(?:deploy|docs|scripts)/[\w./-]+`)
-)
+// shows runs a command that goes on for ever until it has printed something.
+func (r *pasting) shows(l *line, cmd *exec.Cmd, want string) *process {
+	r.t.Helper()
+	p := launch(r.t, cmd)
+	await(r.t, l.place+": "+want+" to be printed", func() (bool, string) { return strings.Contains(p.output(), want), p.output() })
+	return p
+}
+
+// broker pastes a command of the broker's.
+func (r *pasting) broker(l *line, text string) {
+	r.t.Helper()
+	if strings.HasPrefix(text, "nats stream rm ") { // with the service stopped, as the text says
+		r.stop()
+	}
+	cmd := r.command(text)
+	cmd.Dir = r.vars["HOME"] // where backups go
+	if strings.HasPrefix(text, "nats subscribe ") {
+		r.shows(l, cmd, `"to":"completed"`).kill()
+		return
+	}
+	r.finish(l, cmd)
+}
+
+var ourFile = regexp.MustCompile(`\b(?:deploy|docs|scripts)/[\w./-]+`)
 
 // foreign are programs that are not run here, and why. Files of ours that their
-// lines name must exist, and so must streams.
+// lines name must exist.
 var foreign = map[string]string{
-	"nats": "github.com/nats-io/natscli is not a dependency", "install": "it writes outside of the test's directories", "docker": "needs a daemon",
+	"install": "it writes outside of the test's directories", "docker": "needs a daemon",
 	"kubectl": "needs a cluster", "helm": "needs a cluster", "systemctl": "needs systemd as the first process", "sudo": "needs a machine of one's own",
 	"apt-get": "needs a machine of one's own", "curl": "asks a service on a fixed port", "promtool": "checked beside the rules", "systemd-analyze": "checked beside the unit",
 }
@@ -240,20 +260,17 @@ func (r *pasting) paste(l *line) {
 		name, value, _ := strings.Cut(rest, "=")
 		r.vars[name] = value
 	case word == "make":
-		r.finish(l, "make --dry-run "+rest)
+		r.finish(l, r.command("make --dry-run "+rest))
 	case word == "psql":
-		r.finish(l, text+" -v ON_ERROR_STOP=1")
+		r.finish(l, r.command(text+" -v ON_ERROR_STOP=1"))
 	case word == "ffstream":
 		r.ffstream(l, text)
+	case word == "nats":
+		r.broker(l, text)
 	case foreign[word] != "":
 		for _, file := range ourFile.FindAllString(text, -1) {
 			if _, err := os.Stat(filepath.Join(r.root, file)); err != nil {
 				r.t.Errorf("%s: %s: %v", l.place, l.text, err)
-			}
-		}
-		for _, stream := range named.FindAllString(text, -1) {
-			if _, err := r.js.Stream(r.t.Context(), stream); word == "nats" && err != nil {
-				r.t.Errorf("%s: %s: %s: %v", l.place, l.text, stream, err)
 			}
 		}
 	default:
