@@ -35,6 +35,8 @@ type queue struct {
 	items []*delivery
 	busy  bool // its head is being handled, is ready to be, or waits for another try
 	tries int  // of the head that failed
+
+	first [1]*delivery // what items begins as
 }
 
 // session is one consumer, from its first message to its end. Messages enter by
@@ -208,10 +210,9 @@ func (ss *session) receive(m jetstream.Msg) {
 
 func (ss *session) read(m jetstream.Msg, seq uint64) *delivery {
 	d := &delivery{msg: m, touched: time.Now()}
-	e, err := ffstream.ParseEvent(m.Data())
-	d.Message = Message{Event: e, Subject: m.Subject(), Sequence: seq, Body: m.Data()}
-	d.broken = err
-	d.barrier = err != nil || e.ExecutionID.IsZero()
+	d.Event, d.broken = ffstream.ParseEvent(m.Data())
+	d.Subject, d.Sequence, d.Body = m.Subject(), seq, m.Data()
+	d.barrier = d.broken != nil || d.ExecutionID.IsZero()
 	return d
 }
 
@@ -236,10 +237,18 @@ func (ss *session) pump() {
 			}
 			ss.barrier = true
 		}
-		ss.held[0] = nil
-		ss.held = ss.held[1:]
+		ss.held = shift(ss.held)
 		ss.enqueue(d)
 	}
+}
+
+// shift drops the first of s. The array of one that is then empty serves again.
+func shift[T any](s []*T) []*T {
+	s[0] = nil
+	if len(s) == 1 {
+		return s[:0]
+	}
+	return s[1:]
 }
 
 // enqueue appends to the queue of the execution; a transaction's to the only one.
@@ -251,6 +260,7 @@ func (ss *session) enqueue(d *delivery) {
 	q := ss.queues[key]
 	if q == nil {
 		q = &queue{key: key}
+		q.items = q.first[:0]
 		ss.queues[key] = q
 	}
 	q.items = append(q.items, d)

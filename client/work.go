@@ -31,8 +31,7 @@ func (ss *session) work(ctx context.Context) {
 			return
 		}
 		q := ss.ready[0]
-		ss.ready[0] = nil
-		ss.ready = ss.ready[1:]
+		ss.ready = shift(ss.ready)
 		batch := ss.batch(q)
 		q.tries++
 		for _, d := range batch {
