@@ -68,8 +68,8 @@ backfill-bench: postgres ## Backfill BACKFILL executions beside COPY, beside tra
 	FFSTREAM_E2E_BACKFILL=$(BACKFILL) FFSTREAM_E2E_SEED=$(SEED) $(GO) test ./e2e -run '^TestBackfillLarge$$' -v -count=1 -timeout 0
 
 .PHONY: load
-load: postgres ## EVENTS through a subscriber whose handlers fail, beside a bare consumer, and WAITS waits while everything restarts
-	FFSTREAM_CLIENT_EVENTS=$(EVENTS) FFSTREAM_CLIENT_WAITS=$(WAITS) $(GO) test ./client -run '^(TestLoad|TestWaitRestarts)$$' -bench '^BenchmarkRun$$' -benchtime 1x -v -count=1 -timeout 0
+load: postgres ## EVENTS through a subscriber whose handlers fail, beside bare nats.go consumers, and WAITS waits while everything restarts
+	FFSTREAM_CLIENT_EVENTS=$(EVENTS) FFSTREAM_CLIENT_WAITS=$(WAITS) $(GO) test ./client -run '^(TestLoad|TestWaitRestarts)$$' -bench '^BenchmarkRun$$' -benchtime 3x -v -count=1 -timeout 0
 
 .PHONY: profile
 profile: postgres ## Profile a drain: .cache/cpu.pprof and .cache/heap.pprof

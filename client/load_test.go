@@ -3,9 +3,12 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -40,14 +43,14 @@ func setting(t testing.TB, name string, otherwise int) int {
 // tally is record for any number of events: which were handled, and up to where
 // each execution is.
 type tally struct {
-	mu     sync.Mutex
-	last   map[ffstream.ExecutionID]uint64 // handled in this run
-	top    map[ffstream.ExecutionID]uint64 // handled in any
-	seen   []bool                          // by sequence
-	count  int
-	again  int
-	wrong  int
-	middle uint64 // bytes of heap when a fifth was handled
+	mu    sync.Mutex
+	last  map[ffstream.ExecutionID]uint64 // handled in this run
+	top   map[ffstream.ExecutionID]uint64 // handled in any
+	seen  []bool                          // by sequence
+	count int
+	again int
+	wrong int
+	heaps []uint64 // bytes that were in use at each quarter, with everything in hand
 }
 
 func (r *tally) handled(m *client.Message) int {
@@ -63,8 +66,8 @@ func (r *tally) handled(m *client.Message) int {
 		return r.count
 	}
 	r.seen[m.Sequence] = true
-	if r.count++; r.count == len(r.seen)/5 {
-		r.middle = heap()
+	if r.count++; r.count == (len(r.seen)-1)*(len(r.heaps)+1)/4 {
+		r.heaps = append(r.heaps, heap())
 	}
 	return r.count
 }
@@ -117,12 +120,21 @@ func TestLoad(t *testing.T) {
 	if r.wrong > 0 {
 		t.Errorf("%d events out of order", r.wrong)
 	}
-	after := heap()
-	t.Logf("%d events in %s, %s CPU with the server, %d again; heap %d KiB at a fifth, %d KiB at the end",
-		events, time.Since(began).Round(time.Millisecond), (cpu() - before).Round(time.Millisecond), r.again, r.middle>>10, after>>10)
-	if after > r.middle+64<<20 {
-		t.Errorf("heap grew from %d to %d bytes", r.middle, after)
+	t.Logf("%d events in %s, %s CPU of the process, server and other tests included\n"+
+		"about %d first tries failed, panicked or hung; %d handlings were repeated, by the end of %d connections\n"+
+		"heap in use after each quarter: %s",
+		events, time.Since(began).Round(time.Millisecond), (cpu() - before).Round(time.Millisecond), events*3/997, r.again, crashes, mebibytes(r.heaps))
+	if last := r.heaps[len(r.heaps)-1]; last > r.heaps[0]+64<<20 {
+		t.Errorf("heap grew from %d to %d bytes", r.heaps[0], last)
 	}
+}
+
+func mebibytes(bytes []uint64) string {
+	var list []string
+	for _, n := range bytes {
+		list = append(list, strconv.FormatFloat(float64(n)/(1<<20), 'f', 1, 64))
+	}
+	return strings.Join(list, ", ") + " MiB"
 }
 
 // runUntil runs until so many events are handled, and then ends as a crash does:
@@ -165,6 +177,67 @@ func runUntil(t *testing.T, f *feed, r *tally, count int, crash bool) {
 	}
 }
 
+// moments are when executions were completed and when their waits returned.
+type moments struct {
+	mu                  sync.Mutex
+	completed, returned map[ffstream.ExecutionID]time.Time
+}
+
+func (m *moments) note(of map[ffstream.ExecutionID]time.Time, id ffstream.ExecutionID) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	of[id] = now
+}
+
+// outage is a time in which the service or the broker was away.
+type outage struct{ from, to time.Time }
+
+// late is how long after the completions the waits returned, and how much of that
+// was no outage, each sorted. A wait that returned before its completion was noted
+// is not late.
+func (m *moments) late(outages []outage) (all, rest []time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, returned := range m.returned {
+		completed := m.completed[id]
+		d := max(0, returned.Sub(completed))
+		all = append(all, d)
+		for _, o := range outages {
+			if from, to := later(o.from, completed), earlier(o.to, returned); to.After(from) {
+				d -= to.Sub(from)
+			}
+		}
+		rest = append(rest, d)
+	}
+	slices.Sort(all)
+	slices.Sort(rest)
+	return all, rest
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// quantiles is what half, 99 of 100 and all of what is sorted are within.
+func quantiles(sorted []time.Duration) string {
+	var text [3]time.Duration
+	for i, at := range []int{len(sorted) / 2, len(sorted) * 99 / 100, len(sorted) - 1} {
+		text[i] = sorted[at].Round(time.Millisecond)
+	}
+	return fmt.Sprintf("half within %s, 99 of 100 within %s, all within %s", text[0], text[1], text[2])
+}
+
 // TestWaitRestarts: FFSTREAM_CLIENT_WAITS waits (300) while the executions are
 // created and complete, and the service and the broker end and begin again: all
 // return, none before its execution ended.
@@ -188,7 +261,8 @@ func TestWaitRestarts(t *testing.T) {
 	}
 	defer w.Close()
 	var running, writers sync.WaitGroup
-	var ended, returned atomic.Int64
+	var ended atomic.Int64
+	m := &moments{completed: map[ffstream.ExecutionID]time.Time{}, returned: map[ffstream.ExecutionID]time.Time{}}
 	begun := make(chan engine.Exec, waits)
 	for n := range waits {
 		x, id := newExecution(n % 256)
@@ -197,35 +271,45 @@ func TestWaitRestarts(t *testing.T) {
 			if err != nil || o.State != ffstream.StateCompleted || string(o.Result.V) != "42" {
 				t.Errorf("%s: %+v: %v", id, o, err)
 			}
-			returned.Add(1)
+			m.note(m.returned, id)
 		})
 		begun <- x
 	}
 	close(begun)
 	for range 4 {
-		writers.Go(func() { complete(ctx, t, db, begun, &ended) })
+		writers.Go(func() {
+			complete(ctx, t, db, begun, func(id ffstream.ExecutionID) { m.note(m.completed, id); ended.Add(1) })
+		})
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
+	var outages []outage
 	for part := 1; part <= 3; part++ {
 		for ended.Load() < int64(part*waits/4) && ctx.Err() == nil {
 			<-tick.C
 		}
+		down := time.Now()
 		s.stop()
 		server.Stop()
 		if err := server.Start(); err != nil {
 			t.Fatal(err)
 		}
 		s.start()
+		outages = append(outages, outage{down, time.Now()})
 	}
 	writers.Wait()
-	last := time.Now()
 	running.Wait()
-	t.Logf("%d waits returned, the last %s after the last completion", returned.Load(), time.Since(last).Round(time.Millisecond))
+	var away []time.Duration
+	for _, o := range outages {
+		away = append(away, o.to.Sub(o.from).Round(time.Millisecond))
+	}
+	late, rest := m.late(outages)
+	t.Logf("%d of %d waits returned, %s of the completion\n"+
+		"service and broker were away for %s; without that, %s", len(late), waits, quantiles(late), away, quantiles(rest))
 }
 
 // complete plays executions to their end.
-func complete(ctx context.Context, t *testing.T, db *testenv.Database, begun <-chan engine.Exec, ended *atomic.Int64) {
+func complete(ctx context.Context, t *testing.T, db *testenv.Database, begun <-chan engine.Exec, ended func(ffstream.ExecutionID)) {
 	e := &engine.Engine{Version: engine.Newest}
 	for x := range begun {
 		for _, op := range []func(tx pgx.Tx) error{
@@ -237,6 +321,6 @@ func complete(ctx context.Context, t *testing.T, db *testenv.Database, begun <-c
 				t.Error(err)
 			}
 		}
-		ended.Add(1)
+		ended(ffstream.NewExecutionID(uint16(x.Partition), x.ID))
 	}
 }
