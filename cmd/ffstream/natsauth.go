@@ -257,18 +257,30 @@ func (c *natsConn) refusal() error {
 }
 
 // permitted gives a context that ends when the server refuses a message for want of
-// a permission: it says so beside and never answers. The error of what was done under
-// the context is then, by the function, that refusal.
-func (c *natsConn) permitted(ctx context.Context) (context.Context, func(error) error) {
+// a permission: it says so beside and never answers. The function, called at the end,
+// gives that refusal, also one that came last and failed nothing; nil: none came.
+func (c *natsConn) permitted(ctx context.Context) (context.Context, func() error) {
 	ctx, end := context.WithCancelCause(ctx)
 	c.refused.watch(func(err error) { end(publish.Refused(err)) })
-	return ctx, func(err error) error {
-		if cause := context.Cause(ctx); err != nil && errors.Is(cause, publish.ErrNotPermitted) {
-			err = cause
-		}
-		end(nil)
-		return err
+	return ctx, func() error {
+		defer end(nil)
+		return c.violation(ctx)
 	}
+}
+
+// violation is what the server refused until now, nil for nothing. What it says stands
+// before its answer to a ping, and is known here before the error handler is told.
+func (c *natsConn) violation(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, publish.ErrNotPermitted) {
+		return cause
+	}
+	if !c.IsConnected() || c.FlushTimeout(natsDialTimeout) != nil {
+		return nil
+	}
+	if err := c.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
+		return publish.Refused(err)
+	}
+	return nil
 }
 
 // refusals remembers the last refusal: nats.go forgets it before its next try.

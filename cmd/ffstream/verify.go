@@ -37,6 +37,18 @@ var (
 	errUnjudged = errors.New("not everything could be judged")
 )
 
+// beside adds what the broker refused: it is why the rest failed, but for a verdict on
+// what had been compared before, which stands.
+func beside(err, refused error) error {
+	switch {
+	case refused == nil:
+		return err
+	case errors.Is(err, errUntrue), errors.Is(err, errUnjudged):
+		return fmt.Errorf("%w; %w", err, refused)
+	}
+	return refused
+}
+
 // maxRepair bounds what one repair is about; beyond it everything is repaired.
 const maxRepair = 100_000
 
@@ -71,8 +83,8 @@ func (c *verifyCmd) Run(ctx context.Context, term terminal, log *slog.Logger) (e
 		return fmt.Errorf("connect to NATS: %w", publish.Refused(err))
 	}
 	defer nc.Close()
-	ctx, explain := nc.permitted(ctx)
-	defer func() { err = explain(err) }()
+	ctx, refusal := nc.permitted(ctx)
+	defer func() { err = beside(err, refusal()) }()
 	js, err := jetstream.New(nc.Conn)
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
