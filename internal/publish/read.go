@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
@@ -24,31 +26,65 @@ func (s *Stream) LastGap(ctx context.Context) (uint64, error) {
 	return msg.Sequence, nil
 }
 
+// Last gives the sequence of the latest message of a stream on subjects, as its leader
+// knows; 0: it holds none.
+func Last(ctx context.Context, nc *nats.Conn, stream, subjects string) (uint64, error) {
+	msg, err := getMessage(ctx, nc, stream, messageRequest{LastBySubject: subjects})
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("read last message of stream %s: %w", stream, classify(err))
+	}
+	return msg.Sequence, nil
+}
+
 // Read calls f with the events on some subjects, in order, from one sequence to
 // another. With no subjects it is all events, and then the last is waited for.
 func (s *Stream) Read(ctx context.Context, subjects []string, from, to uint64, f func(e *ffstream.Event, sequence uint64)) error {
-	if from > to {
+	r := Reading{Stream: s.cfg.Stream, Subjects: subjects, From: from, To: to, Patience: s.cfg.AckTimeout}
+	return r.Events(ctx, s.js, func(e *ffstream.Event, sequence uint64) error {
+		f(e, sequence)
+		return nil
+	})
+}
+
+// Reading says which events of a stream are read.
+type Reading struct {
+	Stream string
+	// Subjects of which the events are. With none it is all events, and then that at To
+	// is waited for, so it has to exist; else as far as the server that reads knows.
+	Subjects []string
+	From, To uint64 // sequences, both included
+	// Patience bounds the wait for each event.
+	Patience time.Duration
+}
+
+// Events calls f with the events, in order. An error of f ends it and is wrapped.
+func (r *Reading) Events(ctx context.Context, js jetstream.JetStream, f func(e *ffstream.Event, sequence uint64) error) error {
+	if r.From > r.To {
 		return nil
 	}
-	if err := s.read(ctx, subjects, from, to, f); err != nil {
-		return fmt.Errorf("read stream %s: %w", s.cfg.Stream, classify(err))
+	if err := r.events(ctx, js, f); err != nil {
+		return fmt.Errorf("read stream %s: %w", r.Stream, classify(err))
 	}
 	return nil
 }
 
-func (s *Stream) read(ctx context.Context, subjects []string, from, to uint64, f func(e *ffstream.Event, sequence uint64)) error {
-	consumer, err := s.js.OrderedConsumer(ctx, s.cfg.Stream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+func (r *Reading) events(ctx context.Context, js jetstream.JetStream, f func(e *ffstream.Event, sequence uint64) error) error {
+	some := len(r.Subjects) > 0
+	consumer, err := js.OrderedConsumer(ctx, r.Stream, jetstream.OrderedConsumerConfig{
+		FilterSubjects: r.Subjects, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.From,
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { // it may have been made anew, under another name
-		deleting, cancel := context.WithTimeout(context.WithoutCancel(ctx), apiTimeout)
+		deleting, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(apiTimeout, r.Patience))
 		defer cancel()
-		_ = s.js.DeleteConsumer(deleting, s.cfg.Stream, consumer.CachedInfo().Name) // the server removes it too, later
+		_ = js.DeleteConsumer(deleting, r.Stream, consumer.CachedInfo().Name) // the server removes it too, later
 	}()
-	if len(subjects) > 0 && consumer.CachedInfo().NumPending == 0 {
+	if some && consumer.CachedInfo().NumPending == 0 {
 		return nil
 	}
 	messages, err := consumer.Messages()
@@ -57,9 +93,7 @@ func (s *Stream) read(ctx context.Context, subjects []string, from, to uint64, f
 	}
 	defer messages.Stop()
 	for {
-		waiting, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
-		m, err := messages.Next(jetstream.NextContext(waiting))
-		cancel()
+		m, err := r.next(ctx, messages)
 		if err != nil {
 			return err
 		}
@@ -67,16 +101,26 @@ func (s *Stream) read(ctx context.Context, subjects []string, from, to uint64, f
 		if err != nil {
 			return err
 		}
-		if meta.Sequence.Stream > to {
+		sequence := meta.Sequence.Stream
+		if sequence > r.To {
 			return nil
 		}
 		e, err := ffstream.ParseEvent(m.Data())
 		if err != nil {
-			return fmt.Errorf("message %d: %w", meta.Sequence.Stream, err)
+			return fmt.Errorf("message %d: %w", sequence, err)
 		}
-		f(&e, meta.Sequence.Stream)
-		if meta.Sequence.Stream == to || len(subjects) > 0 && meta.NumPending == 0 {
+		if err := f(&e, sequence); err != nil {
+			return err
+		}
+		if sequence == r.To || some && meta.NumPending == 0 {
 			return nil
 		}
 	}
+}
+
+// next waits for a message, though not for one that has aged out meanwhile.
+func (r *Reading) next(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
+	waiting, cancel := context.WithTimeout(ctx, r.Patience)
+	defer cancel()
+	return messages.Next(jetstream.NextContext(waiting))
 }

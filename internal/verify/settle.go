@@ -187,7 +187,6 @@ var errPassed = errors.New("passed")
 // committed before end: an event that stands behind it says so, and where nothing
 // happens the note does.
 func (v *verifier) await(ctx context.Context, end ffstream.LSN, from uint64) error {
-	subjects := []string{v.cfg.Prefix + ".>"}
 	deadline := time.Now().Add(v.cfg.Timeout)
 	tick := time.NewTicker(awaitInterval)
 	defer tick.Stop()
@@ -200,7 +199,7 @@ func (v *verifier) await(ctx context.Context, end ffstream.LSN, from uint64) err
 		if err != nil {
 			return err
 		}
-		last, err := v.follow(ctx, subjects, from, func(e *ffstream.Event, sequence uint64) error {
+		last, err := v.follow(ctx, nil, from, func(e *ffstream.Event, sequence uint64) error {
 			if e.ID.Position.Commit >= end {
 				return errPassed
 			}

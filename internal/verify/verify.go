@@ -134,15 +134,15 @@ func Run(ctx context.Context, q read.Querier, js jetstream.JetStream, cfg Config
 	if err != nil {
 		return v.summary, err
 	}
-	size, err := v.group(ctx)
+	size, err := v.group(ctx, len(keys))
 	if err != nil {
 		return v.summary, err
 	}
 	for done := 0; done < len(keys); {
 		group := keys[done:min(done+size, len(keys))]
-		err := v.compare(ctx, group)
+		err := v.compare(ctx, group, size == len(keys) && len(v.cfg.Partitions) == 0)
 		if errors.Is(err, errCrowded) { // there are more than the statistics say
-			size = len(group) / 2
+			size = min(maxGroup, len(group)/2)
 			continue
 		}
 		if err != nil {
@@ -155,14 +155,17 @@ func Run(ctx context.Context, q read.Querier, js jetstream.JetStream, cfg Config
 	return v.summary, v.settle(ctx)
 }
 
-// group is how many partitions are compared together: as many as memory allows, for
-// the stream is read once for each group.
-func (v *verifier) group(ctx context.Context) (int, error) {
+// group is how many partitions of so many are compared together: as many as memory
+// allows, for the stream is read once for each group; all, if it allows that.
+func (v *verifier) group(ctx context.Context, all int) (int, error) {
 	n, err := read.Estimate(ctx, v.q)
 	if err != nil {
 		return 0, err
 	}
 	n = max(n, v.stream.CachedInfo().State.Msgs/eventsEach)
+	if n <= uint64(v.cfg.Held) && len(v.cfg.Partitions) == 0 {
+		return all, nil
+	}
 	return int(min(maxGroup, max(1, usual*uint64(v.cfg.Held)/max(1, n)))), nil
 }
 
@@ -218,17 +221,22 @@ func (v *verifier) partitions(ctx context.Context) ([]int16, error) {
 	}
 }
 
-// compare looks at some partitions: what differs becomes a candidate. errCrowded:
-// nothing was looked at, and fewer are to be tried.
-func (v *verifier) compare(ctx context.Context, keys []int16) error {
-	subjects := []string{v.cfg.Prefix + ".truncated"}
-	for _, key := range keys {
-		subjects = append(subjects, fmt.Sprintf("%s.exec.%d.>", v.cfg.Prefix, uint16(key)), fmt.Sprintf("%s.corrupt.%d", v.cfg.Prefix, uint16(key)))
+// compare looks at some partitions, or at all: what differs becomes a candidate.
+// errCrowded: nothing was looked at, and fewer are to be tried.
+func (v *verifier) compare(ctx context.Context, keys []int16, all bool) error {
+	var subjects []string // of all partitions: the whole stream, in one go
+	if !all {
+		subjects = append(subjects, v.cfg.Prefix+".truncated")
+		for _, key := range keys {
+			subjects = append(subjects, fmt.Sprintf("%s.exec.%d.>", v.cfg.Prefix, uint16(key)), fmt.Sprintf("%s.corrupt.%d", v.cfg.Prefix, uint16(key)))
+		}
 	}
 	told := map[ffstream.ExecutionID]word{}
 	end, err := v.follow(ctx, subjects, 1, func(e *ffstream.Event, sequence uint64) error {
-		v.summary.Events++
-		if fold(told, e, sequence, v.hash); len(told) > v.cfg.Held && len(keys) > 1 {
+		if fold(told, e, sequence, v.hash) {
+			v.summary.Events++
+		}
+		if len(told) > v.cfg.Held && len(keys) > 1 {
 			return errCrowded
 		}
 		return nil
@@ -286,8 +294,8 @@ func stateOf(state ffstream.PublicState, err error) string {
 	return string(state)
 }
 
-// fold takes an event into what is told.
-func fold(told map[ffstream.ExecutionID]word, e *ffstream.Event, sequence uint64, wanted func(uuid.UUID) bool) {
+// fold takes an event into what is told; false: it tells of no execution.
+func fold(told map[ffstream.ExecutionID]word, e *ffstream.Event, sequence uint64, wanted func(uuid.UUID) bool) bool {
 	w := word{sequence: sequence, position: e.ID.Position}
 	switch e.Type {
 	case ffstream.TypeTransitioned, ffstream.TypeSnapshotted:
@@ -299,11 +307,12 @@ func fold(told map[ffstream.ExecutionID]word, e *ffstream.Event, sequence uint64
 		for id := range told {
 			told[id] = w
 		}
-		return
+		return true
 	default:
-		return
+		return false
 	}
 	if wanted(e.ExecutionID.UUID()) {
 		told[e.ExecutionID] = w
 	}
+	return true
 }
