@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -30,72 +32,198 @@ func TestBackfillLarge(t *testing.T) {
 	}
 	seed := uint64(setting(t, "FFSTREAM_E2E_SEED", 1))
 	a := newArena(t, 1, seed)
-	for rest := n; rest > 0; rest -= 50_000 {
-		a.exec(fmt.Sprintf(insertBulk, min(rest, 50_000)))
-	}
-	a.exec("ANALYZE ff_exec_core")
-	o := newOracle(a.world)
 	a.env["FFSTREAM_BACKFILL_RATE"] = "0"
+	a.env["FFSTREAM_DATABASE_URL"] += "&application_name=" + measured
+	l := &large{arena: a, n: n}
+	l.note("made by INSERT ... SELECT", n, timed(func() { a.existing(n) }))
+	o := newOracle(a.world)
 	a.startService()
 	a.awaitActive(a.service)
-	m := a.measure()
+	l.watchSource()
+	defer l.end()
 
-	began := time.Now()
-	_, err := m.conn.CopyTo(t.Context(), m, `COPY (SELECT partition_key, execution_id, flow_id, lane_id, attempt_index, lifecycle_phase, ownership_state, eligibility_state, public_state,
-		attempt_state, blocking_reason, cancellation_reason, cancelled_by, priority, created_at_ms, terminal_at_ms, raw_fields, started_at_ms FROM ff_exec_core) TO STDOUT`)
-	a.must(err)
-	copied := time.Since(began)
-	r := a.order(0)
-	t.Logf("at rest: %d executions published at %.0f a second, COPY reads %.0f a second: %.2fx", r.Published, perSecond(n, r.Ended.Sub(r.Started)), perSecond(n, copied), copied.Seconds()/r.Ended.Sub(r.Started).Seconds())
+	copied := timed(l.copyOut)
+	l.note("COPY (SELECT ...) TO STDOUT", n, copied)
+	r := a.ended(a.place(0))
+	l.note(fmt.Sprintf("backfill at rest, %.2f of COPY", copied.Seconds()/took(&r).Seconds()), int(r.Executions), took(&r))
+	if r.Published != uint64(n) {
+		t.Errorf("at rest %d executions were published, and there are %d: %+v", r.Published, n, r)
+	}
+	l.over(0)
 
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
+	defer func() { stop(); wg.Wait() }()
 	wg.Go(func() { a.transit(ctx, seed) })
 	a.moment(ctx, time.Second)
-	alone := m.latency(ctx, func() { sleepFor(20 * time.Second) })
-	rate := setting(t, "FFSTREAM_E2E_BACKFILL_RATE", 2000)
-	beside := m.latency(ctx, func() {
-		over := time.AfterFunc(time.Minute, func() { _, _ = a.orders().Ask(ctx, backfill.Cancel) }) // if it is not over
-		defer over.Stop()
-		r = a.order(rate)
-	})
-	t.Logf("beside transitions: %d published and %d superseded in %s, %s", r.Published, r.Superseded, r.Ended.Sub(r.Started).Round(time.Second), r.State)
-	t.Logf("latency of transitions from commit to subscriber: alone %s, while a backfill of %d a second runs %s: p50 %.2fx, p99 %.2fx", alone, rate, beside, beside.ratio(alone, 50), beside.ratio(alone, 99))
-	t.Logf("the service's longest transaction on the source took %s; its peak RSS is %d MiB", time.Duration(m.longest.Load()).Round(time.Millisecond), a.memory())
-
-	struck := map[string]int{}
-	done := make(chan backfill.Report, 1)
-	go func() { done <- a.order(0) }()
-	for over := false; !over; {
-		select {
-		case r = <-done:
-			over = true
-		default:
-			name := killings[a.rng.IntN(len(killings))]
-			faults[slices.IndexFunc(faults, func(f fault) bool { return f.name == name })].do(ctx, a)
-			struck[name]++
-			a.alive(name)
-			a.moment(ctx, 4*time.Second)
-		}
-	}
+	l.beside(ctx)
+	l.over(1)
+	l.whileKilled(ctx)
 	stop()
 	wg.Wait()
 	a.db.Pool.Reset()
-	t.Logf("while killed: %v: %d published and %d superseded in %s", struck, r.Published, r.Superseded, r.Ended.Sub(r.Started).Round(time.Second))
 	a.awaitActive(a.service)
 	a.caughtUp(a.service)
 	s, transitions := newSnapshots(t), []message(nil)
 	a.each(func(m message) {
 		s.message(m)
-		if strings.HasSuffix(parsed(t, m).Type, ".transitioned.v1") {
+		if bytes.Contains(m.body, []byte(`"ffstream.execution.transitioned.v1"`)) {
 			transitions = append(transitions, m)
 		}
 	})
 	s.complete(a.world)
 	o.compareWith(transitions)
-	t.Logf("%d transitions as committed, %d snapshots that contradict none, no execution missing, none twice in a run", len(transitions), s.n)
-	m.end()
+	l.end()
+	l.print(len(transitions), s.n)
 	a.service.stop()
+}
+
+// large is what one run of TestBackfillLarge measured.
+type large struct {
+	*arena
+	n       int
+	rows    []string // of the table of rates
+	delays  []string // of the table of latencies
+	peaks   [3]int   // of the service's resident memory, MiB: at rest, beside transitions, while killed
+	struck  map[string]int
+	phase   atomic.Int32
+	longest [3]atomic.Int64 // transaction of the service on the source, likewise, nanoseconds
+	end     func()          // ends the watch over the source; it may be called again
+}
+
+const (
+	// measured is the name under which the service's connections are known.
+	measured = "measured"
+	// strikes is about how often something is killed.
+	strikes = 45
+	// mostMemory bounds what the service has resident, in MiB, whatever it reads.
+	mostMemory = 256
+)
+
+func timed(f func()) time.Duration {
+	began := time.Now()
+	f()
+	return time.Since(began)
+}
+
+func took(r *backfill.Report) time.Duration { return r.Ended.Sub(r.Started) }
+
+func (l *large) note(what string, n int, d time.Duration) {
+	l.rows = append(l.rows, fmt.Sprintf("| %s | %d | %.1f | %.0f |", what, n, d.Seconds(), perSecond(n, d)))
+	l.t.Log(l.rows[len(l.rows)-1])
+}
+
+// existing makes executions, half of them with an attempt.
+func (a *arena) existing(n int) {
+	for rest := n; rest > 0; rest -= 50_000 {
+		a.exec(fmt.Sprintf(insertBulk, min(rest, 50_000)))
+	}
+	a.exec(`INSERT INTO ff_attempt (partition_key, execution_id, attempt_index, worker_id, worker_instance_id, lease_epoch, started_at_ms)
+		SELECT partition_key, execution_id, attempt_index, 'w1', 'w1-0', 1, created_at_ms FROM ff_exec_core WHERE execution_id < '80000000-0000-0000-0000-000000000000'`)
+	a.exec("VACUUM ANALYZE ff_exec_core, ff_attempt")
+}
+
+// copyOut reads the columns that a backfill reads.
+func (l *large) copyOut() {
+	conn, err := pgconn.Connect(context.Background(), l.db.URL)
+	l.must(err)
+	defer func() { _ = conn.Close(context.Background()) }()
+	tag, err := conn.CopyTo(context.Background(), io.Discard, `COPY (SELECT c.partition_key, c.execution_id, c.flow_id, c.lane_id, c.attempt_index, c.lifecycle_phase,
+		c.ownership_state, c.eligibility_state, c.public_state, c.attempt_state, c.blocking_reason, c.cancellation_reason, c.cancelled_by, c.priority, c.created_at_ms,
+		c.terminal_at_ms, c.raw_fields, c.started_at_ms, a.attempt_index, a.worker_id, a.worker_instance_id, a.lease_epoch, a.lease_expires_at_ms, a.started_at_ms,
+		a.terminal_at_ms, a.outcome FROM ff_exec_core c LEFT JOIN ff_attempt a USING (partition_key, execution_id, attempt_index)) TO STDOUT`)
+	l.must(err)
+	if tag.RowsAffected() != int64(l.n) {
+		l.t.Errorf("COPY reads %d rows, and there are %d", tag.RowsAffected(), l.n)
+	}
+}
+
+// beside measures how long transitions take alone, and while a backfill of the rate
+// that a service has by default goes on.
+func (l *large) beside(ctx context.Context) {
+	const span = 20 * time.Second
+	alone := l.latency(ctx, func() { sleepFor(span) })
+	l.delays = append(l.delays, fmt.Sprintf("| alone | %.0f | %s | %s |", perSecond(len(alone), span), alone.at(50), alone.at(99)))
+	rate := setting(l.t, "FFSTREAM_E2E_BACKFILL_RATE", 2000)
+	var r backfill.Report
+	both := l.latency(ctx, func() {
+		over := time.AfterFunc(time.Minute, func() { _, _ = l.orders().Ask(ctx, backfill.Cancel) }) // if it is not over
+		defer over.Stop()
+		r = l.ended(l.place(rate))
+	})
+	l.delays = append(l.delays, fmt.Sprintf("| while %d a second are backfilled | %.0f | %s (%.2fx) | %s (%.2fx) |", rate, perSecond(len(both), took(&r)),
+		both.at(50), both.ratio(alone, 50), both.at(99), both.ratio(alone, 99)))
+	l.t.Log(strings.Join(l.delays, "\n"))
+	l.note(fmt.Sprintf("backfill of %d a second beside transitions, a minute of it", rate), int(r.Executions), took(&r))
+}
+
+// whileKilled backfills everything and kills all in turn, each when the backfill got
+// on since the last: else none would be in its middle.
+func (l *large) whileKilled(ctx context.Context) {
+	l.struck = map[string]int{}
+	run := l.place(0)
+	next := uint64(0)
+	patient := time.Now().Add(2 * patience)
+	for n := 0; ; {
+		r, found := l.progress(run)
+		switch {
+		case found && r.State.Ended():
+			if l.note("backfill beside transitions while all is killed", int(r.Executions), took(&r)); r.State != backfill.Completed {
+				l.t.Errorf("it ended as %+v", r)
+			}
+			for _, name := range killings {
+				if l.struck[name] < strikes/10 {
+					l.t.Errorf("of %q there were %d: it was over too soon", name, l.struck[name])
+				}
+			}
+			return
+		case found && r.Executions >= next:
+			name := killings[n%len(killings)]
+			l.memory(2)
+			faultNamed(name).do(ctx, l.arena)
+			l.struck[name]++
+			l.alive(name)
+			n, patient = n+1, time.Now().Add(2*patience)
+			next = r.Executions + 1 + l.rng.Uint64N(uint64(2*l.n/strikes))
+		case time.Now().After(patient):
+			l.t.Fatalf("the backfill does not get on behind %d executions: %+v: %s", r.Executions, r, lastLines(l.service.output(), 5))
+		}
+		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+// over ends a phase.
+func (l *large) over(phase int) {
+	l.memory(phase)
+	l.phase.Store(int32(phase + 1))
+}
+
+// memory notes the most that the service has had resident, in a phase or before it.
+func (l *large) memory(phase int) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", l.service.cmd.Process.Pid))
+	l.must(err)
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	l.must(err)
+	if l.peaks[phase] = max(l.peaks[phase], kib>>10); l.peaks[phase] > mostMemory {
+		l.t.Errorf("the service had %d MiB resident", l.peaks[phase])
+	}
+}
+
+// print writes what was measured, as docs/benchmarks.md has it.
+func (l *large) print(transitions, snapshots int) {
+	fmt.Printf("\nbackfill of %d executions:\n\n| | executions | s | executions/s |\n|---|---:|---:|---:|\n%s\n", l.n, strings.Join(l.rows, "\n"))
+	fmt.Printf("\nfrom commit to subscriber:\n\n| | transitions/s | p50 | p99 |\n|---|---:|---:|---:|\n%s\n", strings.Join(l.delays, "\n"))
+	fmt.Printf("\n| of the whole run | |\n|---|---:|\n")
+	fmt.Printf("| longest transaction of the service on the source at rest, beside transitions, while killed, ms | %d, %d, %d |\n",
+		l.longest[0].Load()/1e6, l.longest[1].Load()/1e6, l.longest[2].Load()/1e6)
+	fmt.Printf("| peak RSS of the service at rest, beside transitions, while killed, MiB | %d, %d, %d |\n", l.peaks[0], l.peaks[1], l.peaks[2])
+	for _, name := range killings {
+		fmt.Printf("| %s during the last backfill | %d times |\n", name, l.struck[name])
+	}
+	fmt.Printf("| transitions as committed, none lost, repeated, moved or altered | %d |\n", transitions)
+	fmt.Printf("| snapshots, none twice in a run, none that contradicts a transition | %d |\n", snapshots)
+	fmt.Printf("| executions that nothing tells of | 0 |\n\n")
 }
 
 func perSecond(n int, d time.Duration) float64 { return float64(n) / d.Seconds() }
@@ -111,25 +239,49 @@ func (a *arena) transit(ctx context.Context, seed uint64) {
 	}
 }
 
-// order orders a backfill and waits for its end. It is called from a goroutine of
-// its own while brokers are killed.
-func (a *arena) order(rate int) backfill.Report {
-	ctx := context.Background()
-	run := ""
-	for {
-		store, err := backfill.Open(ctx, a.js, a.bucket())
-		if err == nil && run == "" {
-			var o backfill.Order
-			if o, err = store.Place(ctx, backfill.Order{Rate: rate}); err == nil {
-				run = o.Run
-			}
-		}
+// place orders a backfill and gives its run. Brokers may be killed meanwhile.
+func (a *arena) place(rate int) (run string) {
+	a.t.Helper()
+	await(a.t, "a backfill to be ordered", func() (bool, string) {
+		store, err := backfill.Open(context.Background(), a.js, a.bucket())
 		if err == nil {
-			if o, r, found, err := store.Current(ctx); err == nil && found && o.Run == run && r.State.Ended() {
-				return r
-			}
+			var o backfill.Order
+			o, err = store.Place(context.Background(), backfill.Order{Rate: rate})
+			run = o.Run
 		}
-		pause(ctx, a.pace)
+		return err == nil, fmt.Sprint(err)
+	})
+	return run
+}
+
+// progress is how far a run is; false when the broker does not say.
+func (a *arena) progress(run string) (backfill.Report, bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	store, err := backfill.Open(ctx, a.js, a.bucket())
+	if err != nil {
+		return backfill.Report{}, false
+	}
+	o, r, found, err := store.Current(ctx)
+	return r, err == nil && found && o.Run == run
+}
+
+// ended waits for a run's end, as long as it gets on.
+func (a *arena) ended(run string) (r backfill.Report) {
+	a.t.Helper()
+	for at := uint64(0); ; at = r.Executions {
+		over := false
+		await(a.t, "the backfill to get on", func() (bool, string) {
+			found := false
+			if r, found = a.progress(run); found {
+				over = r.State.Ended()
+			}
+			return over || found && r.Executions > at, fmt.Sprintf("%+v %s", r, lastLines(a.service.output(), 5))
+		})
+		if over {
+			return r
+		}
+		pause(context.Background(), 100*time.Millisecond)
 	}
 }
 
@@ -140,55 +292,29 @@ func (a *arena) orders() *backfill.Store {
 	return store
 }
 
-// memory is the most that the service has had resident, in MiB.
-func (a *arena) memory() int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.service.cmd.Process.Pid))
-	a.must(err)
-	_, rest, _ := strings.Cut(string(text), "VmHWM:")
-	kib, err := strconv.Atoi(strings.Fields(rest)[0])
-	a.must(err)
-	return kib >> 10
-}
-
-// meter watches the source for long transactions of the service.
-type meter struct {
-	a       *arena
-	conn    *pgconn.PgConn
-	longest atomic.Int64 // nanoseconds
-	end     func()
-}
-
-// Write drops what COPY sends.
-func (m *meter) Write(b []byte) (int, error) { return len(b), nil }
-
-func (a *arena) measure() *meter {
+// watchSource looks for long transactions of the service, a hundred times a second.
+func (l *large) watchSource() {
 	ctx, stop := context.WithCancel(context.Background())
-	conn, err := pgconn.Connect(ctx, a.db.URL)
-	a.must(err)
-	m := &meter{a: a, conn: conn}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			var seconds float64
-			err := a.db.Pool.QueryRow(ctx, `SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8 FROM pg_stat_activity
-				WHERE backend_type = 'client backend' AND query LIKE '%pg_current_snapshot()::text AS saw%' AND pid <> pg_backend_pid()`).Scan(&seconds)
-			if d := int64(seconds * 1e9); err == nil && d > m.longest.Load() {
-				m.longest.Store(d)
+			err := l.db.Pool.QueryRow(ctx, `SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
+				FROM pg_stat_activity WHERE application_name = $1 AND backend_type = 'client backend'`, measured).Scan(&seconds)
+			if d, most := int64(seconds*1e9), &l.longest[l.phase.Load()]; err == nil && d > most.Load() {
+				most.Store(d)
 			}
 			pause(ctx, 10*time.Millisecond)
 		}
 	})
-	m.end = func() { stop(); wg.Wait(); _ = conn.Close(context.Background()) }
-	return m
+	l.end = func() { stop(); wg.Wait() }
 }
 
 // delays are how long transitions took, sorted.
 type delays []time.Duration
 
-func (d delays) at(percent int) time.Duration { return d[min(len(d)-1, len(d)*percent/100)] }
-
-func (d delays) String() string {
-	return fmt.Sprintf("p50 %s p99 %s (%d transitions)", d.at(50).Round(10*time.Microsecond), d.at(99).Round(10*time.Microsecond), len(d))
+func (d delays) at(percent int) time.Duration {
+	return d[min(len(d)-1, len(d)*percent/100)].Round(10 * time.Microsecond)
 }
 
 func (d delays) ratio(other delays, percent int) float64 {
@@ -197,13 +323,13 @@ func (d delays) ratio(other delays, percent int) float64 {
 
 // latency measures transitions while f runs: from the commit's time to a
 // subscriber, by the one clock of this machine.
-func (m *meter) latency(ctx context.Context, f func()) (all delays) {
-	t := m.a.t
+func (l *large) latency(ctx context.Context, f func()) (all delays) {
+	t := l.t
 	t.Helper()
-	stream, err := m.a.js.Stream(ctx, m.a.stream)
-	m.a.must(err)
+	stream, err := l.js.Stream(ctx, l.stream)
+	l.must(err)
 	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
-	m.a.must(err)
+	l.must(err)
 	var mu sync.Mutex // guards all
 	running, err := consumer.Consume(func(msg jetstream.Msg) {
 		now := time.Now()
@@ -215,12 +341,15 @@ func (m *meter) latency(ctx context.Context, f func()) (all delays) {
 		defer mu.Unlock()
 		all = append(all, now.Sub(e.Time))
 	})
-	m.a.must(err)
+	l.must(err)
 	f()
 	running.Stop()
 	<-running.Closed()
 	mu.Lock()
 	defer mu.Unlock()
+	if len(all) == 0 {
+		t.Fatal("no transition came")
+	}
 	slices.Sort(all)
 	return all
 }

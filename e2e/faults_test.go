@@ -285,6 +285,11 @@ func TestFaultMix(t *testing.T) {
 // killings are the faults that FFSTREAM_FAULTS_KILLS counts.
 var killings = []string{"ffstream killed", "Postgres crashed", "NATS killed"}
 
+// faultNamed is the fault of that name.
+func faultNamed(name string) *fault {
+	return &faults[slices.IndexFunc(faults, func(f fault) bool { return f.name == name })]
+}
+
 // any picks a fault until the time is over and there were kills enough; while
 // there were not, most are kills.
 func (a *arena) any(over time.Time, kills int) *fault {
@@ -299,7 +304,7 @@ func (a *arena) any(over time.Time, kills int) *fault {
 	}
 	if len(due) > 0 && a.rng.IntN(8) > 0 {
 		name := due[a.rng.IntN(len(due))]
-		return &faults[slices.IndexFunc(faults, func(f fault) bool { return f.name == name })]
+		return faultNamed(name)
 	}
 	for {
 		if f := &faults[a.rng.IntN(len(faults))]; f.where != cluster || len(a.brokers) > 1 {
