@@ -63,9 +63,10 @@ func (s *session) place(ctx context.Context, bucket jetstream.Stream, info *jets
 		s.building = max(1, source.LastSeq)
 		return s.empty(ctx, bucket, revision)
 	}
-	s.sequence, s.event, s.building = 0, "", max(1, source.LastSeq)
+	s.at, s.building = mark{}, max(1, source.LastSeq)
 	if source.FirstSeq > 0 {
-		s.sequence = source.FirstSeq - 1
+		before := source.FirstSeq - 1
+		s.at = mark{complete: before, sequence: before, until: before}
 	}
 	m := nats.NewMsg(s.kv + ffstream.StateBuilding)
 	m.Data = []byte(`{}`)
@@ -95,9 +96,9 @@ func (s *session) resume(ctx context.Context, stream jetstream.Stream) (source j
 	source = info.State
 	switch {
 	case s.last == 0 || why != "":
-	case s.sequence > source.LastSeq:
+	case s.at.sequence > source.LastSeq:
 		why = "it is ahead of the stream, which is another"
-	case s.sequence+1 < source.FirstSeq:
+	case s.at.sequence+1 < source.FirstSeq:
 		why = "events behind it have left the stream"
 	default:
 		why, err = s.another(ctx, created)
@@ -114,10 +115,12 @@ func (s *session) end(ctx context.Context) (why, created string, err error) {
 	case err != nil:
 		return "", "", err
 	}
-	if s.sequence, err = strconv.ParseUint(msg.Header.Get(ffstream.HeaderSequence), 10, 64); err != nil {
-		return "somebody else wrote into it", "", nil
+	for header, to := range map[string]*uint64{ffstream.HeaderSequence: &s.at.complete, headerResume: &s.at.sequence, headerUntil: &s.at.until} {
+		if *to, err = strconv.ParseUint(msg.Header.Get(header), 10, 64); err != nil {
+			return "somebody else wrote into it", "", nil
+		}
 	}
-	s.event = msg.Header.Get(headerEvent)
+	s.at.event = msg.Header.Get(headerEvent)
 	return "", msg.Header.Get(headerCreated), nil
 }
 
@@ -134,15 +137,15 @@ func (s *session) empty(ctx context.Context, bucket jetstream.Stream, mark uint6
 // has aged out cannot be compared; then what was made at another time is another
 // stream. A stream that was restored keeps its events, and may not keep that time.
 func (s *session) another(ctx context.Context, created string) (why string, err error) {
-	if s.sequence > 0 {
-		msg, err := publish.ReadMessage(ctx, s.nc, s.cfg.Stream, s.sequence)
+	if s.at.sequence > 0 {
+		msg, err := publish.ReadMessage(ctx, s.nc, s.cfg.Stream, s.at.sequence)
 		switch {
 		case errors.Is(err, jetstream.ErrMsgNotFound):
 		case err != nil:
 			return "", err
 		default:
-			if e, err := ffstream.ParseEvent(msg.Data); err != nil || e.ID.String() != s.event {
-				return fmt.Sprintf("the stream has another event at sequence %d", s.sequence), nil
+			if e, err := ffstream.ParseEvent(msg.Data); err != nil || e.ID.String() != s.at.event {
+				return fmt.Sprintf("the stream has another event at sequence %d", s.at.sequence), nil
 			}
 			return "", nil
 		}

@@ -5,8 +5,9 @@
 //
 // A value is what an event of the stream says, and is never replaced by what an
 // earlier event says. The bucket keeps no position of its own: each message in it
-// carries the sequence up to which the stream is taken in, so after a crash the
-// last one tells where to go on. Writes are chained, each names the sequence of the
+// carries how far the stream is taken in, so after a crash the last one tells where to
+// go on. Of each execution the bucket has, at any moment, what the stream told up to
+// the sequence that its last message carries, or something newer. Writes are chained, each names the sequence of the
 // one before, so of two projectors one fails and none writes what is older.
 //
 // A bucket that is behind the stream's first event, ahead of its last, of another
@@ -20,15 +21,12 @@
 package project
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -88,10 +86,12 @@ var (
 // Metadata of a bucket.
 const metaStream = "ffstream.stream"
 
-// Headers of each message in a bucket, beside ffstream.HeaderSequence: the id of the
-// event at that sequence, empty where there is none, and when the stream was made.
-// By these another stream of the same name is known.
+// Headers of each message in a bucket, beside ffstream.HeaderSequence: the rest of its
+// mark, and when the stream was made. By that and the event's id, which is empty where
+// there is none, another stream of the same name is known.
 const (
+	headerResume  = "Ffstream-Resume"
+	headerUntil   = "Ffstream-Until"
 	headerEvent   = "Ffstream-Event"
 	headerCreated = "Ffstream-Stream-Created"
 )
@@ -156,6 +156,17 @@ func (p *Projector) fail(err error) {
 	})
 }
 
+// mark is how far the stream is taken in, as each message in the bucket says.
+type mark struct {
+	// complete: the bucket has everything up to here, or has something newer.
+	complete uint64
+	sequence uint64 // the projection goes on behind it
+	event    string // at sequence
+	// until is where a batch ends of which a part may be stored: what goes on behind
+	// sequence is complete when it has taken in so much.
+	until uint64
+}
+
 // session is one life of the projection. It ends without an error when the
 // process is no longer the active one.
 type session struct {
@@ -163,8 +174,7 @@ type session struct {
 	kv       string // subject of the bucket, with a dot
 	created  string // when the stream was made
 	last     uint64 // sequence of the bucket's last message
-	sequence uint64 // in the stream, taken in
-	event    string // at sequence
+	at       mark
 	seen     uint64 // in the stream, read
 	latest   string // event at seen
 	building uint64 // built when the stream is taken in up to here; 0: it is
@@ -187,7 +197,7 @@ func (p *Projector) session(ctx context.Context) error {
 		return fmt.Errorf("subscribe to answers: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // a connection that is closed has none
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: s.sequence + 1})
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: s.at.sequence + 1})
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", p.cfg.Stream, err)
 	}
@@ -201,7 +211,7 @@ func (p *Projector) session(ctx context.Context) error {
 		return fmt.Errorf("read stream %s: %w", p.cfg.Stream, err)
 	}
 	defer messages.Stop()
-	p.update(func(st *Status) { st.Error, st.Sequence, st.Building = "", s.sequence, s.building > 0 })
+	p.update(func(st *Status) { st.Error, st.Sequence, st.Building = "", s.at.complete, s.building > 0 })
 	return s.follow(ctx, messages)
 }
 
@@ -224,7 +234,7 @@ func (s *session) built(ctx context.Context) error {
 func (s *session) write(ctx context.Context, m *nats.Msg) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	s.head(m, s.sequence, s.event, s.last)
+	s.head(m, &s.at, s.last)
 	reply, err := s.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {
 		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, err)
@@ -232,9 +242,11 @@ func (s *session) write(ctx context.Context, m *nats.Msg) error {
 	return s.ack(reply.Data, s.last+1)
 }
 
-func (s *session) head(m *nats.Msg, sequence uint64, event string, behind uint64) {
-	m.Header.Set(ffstream.HeaderSequence, strconv.FormatUint(sequence, 10))
-	m.Header.Set(headerEvent, event)
+func (s *session) head(m *nats.Msg, at *mark, behind uint64) {
+	m.Header.Set(ffstream.HeaderSequence, strconv.FormatUint(at.complete, 10))
+	m.Header.Set(headerResume, strconv.FormatUint(at.sequence, 10))
+	m.Header.Set(headerUntil, strconv.FormatUint(at.until, 10))
+	m.Header.Set(headerEvent, at.event)
 	m.Header.Set(headerCreated, s.created)
 	m.Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(behind, 10))
 }
@@ -258,15 +270,6 @@ func (s *session) ack(data []byte, want uint64) error {
 	}
 	s.last = answer.Sequence
 	return nil
-}
-
-// pending is what a batch of events leaves to be written of one execution.
-type pending struct {
-	key      string
-	value    []byte // nil: the execution is purged
-	position string
-	sequence uint64
-	event    string // at sequence
 }
 
 // follow takes in the stream.
@@ -332,161 +335,4 @@ func (s *session) next(ctx context.Context, messages jetstream.MessagesContext, 
 		return nil, nil
 	}
 	return nil, fmt.Errorf("read stream %s: %w", s.cfg.Stream, err)
-}
-
-// take adds an event to the batch, and reports whether that is to be written now:
-// at the end of the stream.
-func (s *session) take(ctx context.Context, m jetstream.Msg, batch map[string]pending) (flush bool, err error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return false, fmt.Errorf("read stream %s: %w", s.cfg.Stream, err)
-	}
-	e, err := ffstream.ParseEvent(m.Data())
-	if err != nil {
-		return false, fmt.Errorf("read message %d of stream %s: %w", meta.Sequence.Stream, s.cfg.Stream, err)
-	}
-	if e.Type == ffstream.TypeTruncated { // it is not read before all it says is stored: a crash begins with it again
-		if err := s.flush(ctx, batch); err != nil {
-			return false, err
-		}
-		if err := s.truncate(ctx); err != nil {
-			return false, err
-		}
-	}
-	s.seen, s.latest = meta.Sequence.Stream, e.ID.String()
-	if e.ExecutionID.IsZero() {
-		return e.Type == ffstream.TypeTruncated || meta.NumPending == 0, nil
-	}
-	p, err := value(&e, meta.Sequence.Stream)
-	if err != nil {
-		return false, err
-	}
-	batch[p.key] = p
-	return meta.NumPending == 0, nil
-}
-
-func value(e *ffstream.Event, sequence uint64) (pending, error) {
-	p := pending{key: ffstream.StateKey(e.ExecutionID), position: e.ID.Position.String(), sequence: sequence, event: e.ID.String()}
-	if e.To == ffstream.StatePurged {
-		return p, nil
-	}
-	s := ffstream.CurrentState{
-		ExecutionID: e.ExecutionID, State: e.To, Position: e.ID.Position, Sequence: sequence, EventID: p.event, Time: e.Time,
-		Namespace: e.Namespace, LaneID: e.LaneID, Snapshot: e.Snapshot != nil,
-	}
-	if e.Type == ffstream.TypeCorrupt {
-		s.State, s.Corrupt = "", e.Corrupt.Column
-	}
-	var err error
-	p.value, err = json.Marshal(s)
-	return p, err
-}
-
-// flush writes a batch and empties it. The values stand in the order of their
-// events, so whatever part of them is stored, going on behind the last one's event
-// meets the events of all others again.
-func (s *session) flush(ctx context.Context, batch map[string]pending) error {
-	if len(batch) > 0 || s.seen > s.sequence {
-		all := make([]pending, 0, len(batch)+1)
-		for _, p := range batch {
-			all = append(all, p)
-		}
-		slices.SortFunc(all, func(a, b pending) int { return cmp.Compare(a.sequence, b.sequence) })
-		if len(all) == 0 || all[len(all)-1].sequence < s.seen { // what was read last told of no execution
-			all = append(all, pending{key: positionKey, value: []byte(`{}`), sequence: s.seen, event: s.latest})
-		}
-		if err := s.store(ctx, all); err != nil {
-			return err
-		}
-		clear(batch)
-		s.sequence, s.event = all[len(all)-1].sequence, all[len(all)-1].event
-		s.update(func(st *Status) { st.Sequence, st.Written = s.sequence, st.Written+uint64(len(all)) })
-	}
-	if s.building > 0 && s.sequence >= s.building {
-		return s.built(ctx)
-	}
-	return nil
-}
-
-// store writes values, chained, and waits for all answers.
-func (s *session) store(ctx context.Context, all []pending) error {
-	first := s.last
-	for i := range all {
-		m := nats.NewMsg(s.kv + all[i].key)
-		if m.Data = all[i].value; m.Data == nil {
-			m.Header.Set("KV-Operation", "DEL")
-		}
-		m.Header.Set(ffstream.HeaderPosition, all[i].position)
-		s.head(m, all[i].sequence, all[i].event, first+uint64(i))
-		m.Reply = s.inbox + strconv.Itoa(i)
-		if err := s.nc.PublishMsg(m); err != nil {
-			return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, err)
-		}
-	}
-	timeout := time.NewTimer(requestTimeout)
-	defer timeout.Stop()
-	for range all {
-		select {
-		case m := <-s.replies:
-			if m.Header.Get("Status") == "503" {
-				return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, nats.ErrNoResponders)
-			}
-			i, err := strconv.Atoi(strings.TrimPrefix(m.Subject, s.inbox))
-			if err != nil {
-				return fmt.Errorf("write into bucket %s: answer to %s: %w", s.cfg.Bucket, m.Subject, err)
-			}
-			if err := s.ack(m.Data, first+uint64(i)+1); err != nil {
-				return err
-			}
-		case <-timeout.C:
-			return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, nats.ErrTimeout)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	s.last = first + uint64(len(all))
-	return nil
-}
-
-// truncate deletes every key. The deletions carry the sequence of what stands before
-// the TRUNCATE, whose own is written behind them.
-func (s *session) truncate(ctx context.Context) error {
-	kv, err := s.js.KeyValue(ctx, s.cfg.Bucket)
-	if err != nil {
-		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
-	}
-	watcher, err := kv.WatchAll(ctx, jetstream.MetaOnly())
-	if err != nil {
-		return fmt.Errorf("list bucket %s: %w", s.cfg.Bucket, err)
-	}
-	defer func() { _ = watcher.Stop() }()
-	var some []pending
-	drop := func() error {
-		if len(some) == 0 {
-			return nil
-		}
-		err := s.store(ctx, some)
-		some = some[:0]
-		return err
-	}
-	from, whole := s.last, s.last == 0
-	for entry := range watcher.Updates() {
-		if entry == nil {
-			break
-		}
-		whole = whole || entry.Revision() == from
-		if entry.Operation() != jetstream.KeyValuePut || strings.HasPrefix(entry.Key(), "_") {
-			continue
-		}
-		some = append(some, pending{key: entry.Key(), sequence: s.sequence, event: s.event})
-		if len(some) == batchSize {
-			if err := drop(); err != nil {
-				return err
-			}
-		}
-	}
-	if !whole { // the replica that lists lacks what was written last
-		return fmt.Errorf("list bucket %s: message %d is not among its keys: %w", s.cfg.Bucket, from, errMoved)
-	}
-	return drop()
 }
