@@ -501,9 +501,11 @@ func TestBackfillOrders(t *testing.T) {
 	w.orders("backfill", "pause")
 	await(t, "the pause", func() (bool, string) { r, text := w.backfillStatus(); return r.State == "paused", text })
 	r, _ := w.backfillStatus()
-	if all := w.stored(); parsed(t, all[len(all)-1]).Data.Executions != r.Executions || len(all) < 2 || parsed(t, all[len(all)-2]).Type != "ffstream.backfill.v1" {
-		t.Errorf("the stream does not say again how far the run is that is paused: %s", all[len(all)-1].body)
-	}
+	await(t, "the stream to say again how far the run is that is paused", func() (bool, string) { // which may be stored a moment later
+		all := w.stored()
+		last := all[len(all)-1]
+		return len(all) > 1 && parsed(t, last).Data.Executions == r.Executions && parsed(t, all[len(all)-2]).Type == "ffstream.backfill.v1", string(last.body)
+	})
 	p.stop()
 	p = w.run("--backfill-rate=25") // what is paused stays so
 	await(t, "the pause", func() (bool, string) {
@@ -534,8 +536,11 @@ func TestBackfillOrders(t *testing.T) {
 	}
 	// What an ANALYZE says of the table counts.
 	w.exec("UPDATE pg_class SET reltuples = 10000 WHERE relname LIKE 'ff_exec_core_p%' AND relkind = 'r'")
-	if p := start(t, w.env(), "backfill", "--state", "active"); p.code() != 2 || !strings.Contains(oneError(t, p), "--state: no index serves it, so all of about 2560000 executions would be read") {
-		t.Errorf("a big table: %s", p.output())
+	for _, filter := range []struct{ flag, value string }{{"--state", "active"}, {"--namespace", "ns-few"}, {"--since", "24h"}} {
+		p := start(t, w.env(), "backfill", filter.flag, filter.value)
+		if p.code() != 2 || !strings.Contains(oneError(t, p), filter.flag+": no index serves it, so all of about 2560000 executions would be read") {
+			t.Errorf("%s on a big table: %s", filter.flag, p.output())
+		}
 	}
 	w.orders("backfill", "--state", "active", "--force", "--rate", "100000", "--wait")
 	// Whoever writes that a run goes on which is over is contradicted.
