@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -162,6 +163,35 @@ func (w *world) verified(cfg verify.Config) (v verification) {
 	return v
 }
 
+// TestVerifyAwaits: what the stream does not have yet, since the service is slow, is
+// awaited and no difference.
+func TestVerifyAwaits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run()
+	w.exec(fmt.Sprintf(insertBulk, 300))
+	w.caughtUp(p)
+	p.signal(syscall.SIGSTOP)
+	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'active' WHERE partition_key = 3")
+	q := start(t, w.env(), "verify")
+	await(t, "verify to have read what differs", func() (bool, string) {
+		select {
+		case <-q.done:
+			return true, ""
+		default:
+		}
+		var read bool
+		w.must(w.db.Pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ffstream verify'
+			AND state = 'idle' AND query LIKE '%pg_current_snapshot()::text%ANY ($2%')`).Scan(&read))
+		return read, q.output()
+	})
+	p.signal(syscall.SIGCONT)
+	if code := q.code(); code != 0 || !strings.Contains(q.output(), "300 executions and 302 events compared: 0 missing, 0 surplus, 0 differing") {
+		t.Errorf("%d: %s", code, q.output())
+	}
+	p.stop()
+}
+
 // TestVerifyPurged: a range of the stream is gone.
 func TestVerifyPurged(t *testing.T) {
 	t.Parallel()
@@ -254,6 +284,7 @@ func TestVerifyOdd(t *testing.T) {
 	}
 	tx, err := w.db.Pool.Begin(t.Context())
 	w.must(err)
+	defer func() { _ = tx.Rollback(context.Background()) }() // the pool's end waits for it
 	_, err = tx.Exec(t.Context(), fmt.Sprintf(insertBulk, 1)) // it may be about to make what is not there
 	w.must(err)
 	v := w.verified(verify.Config{Timeout: 2 * time.Second, Partitions: []uint16{9, 10, 11, 12}})
