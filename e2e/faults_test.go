@@ -155,7 +155,9 @@ func (a *arena) run(seed uint64, next func(n int) *fault) outcome {
 		})
 		return err == nil, fmt.Sprint(err)
 	})
-	a.env["FFSTREAM_BACKFILL"] = "initial"
+	bucket := a.stream + "_states"
+	a.keepAll(bucket, len(a.brokers))
+	a.env["FFSTREAM_BACKFILL"], a.env["FFSTREAM_STATE_BUCKET"] = "initial", bucket
 	a.startService()
 	a.awaitActive(a.service)
 	ctx, stop := context.WithCancel(context.Background())
@@ -205,6 +207,7 @@ func (a *arena) run(seed uint64, next func(n int) *fault) outcome {
 	if len(added) == 0 {
 		t.Error("no backfill published anything")
 	}
+	t.Logf("%d messages in the state bucket, each what its event says, none older than the bucket says that it is", a.keeps(bucket, all))
 	names := make([]string, 0, len(a.struck))
 	for name := range a.struck {
 		names = append(names, name)
