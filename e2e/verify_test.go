@@ -284,7 +284,7 @@ func TestVerifyOdd(t *testing.T) {
 	}
 	tx, err := w.db.Pool.Begin(t.Context())
 	w.must(err)
-	defer func() { _ = tx.Rollback(context.Background()) }() // the pool's end waits for it
+	defer func() { _ = tx.Rollback(context.Background()) }()  // the pool's end waits for it
 	_, err = tx.Exec(t.Context(), fmt.Sprintf(insertBulk, 1)) // it may be about to make what is not there
 	w.must(err)
 	v := w.verified(verify.Config{Timeout: 2 * time.Second, Partitions: []uint16{9, 10, 11, 12}})
