@@ -1,11 +1,65 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/ffstream/ffstream/internal/publish"
+	"github.com/ffstream/ffstream/internal/testenv"
 )
+
+// TestRefusedLast: what the server refuses is said, though nothing failed of it and
+// nothing came after it; and beside a verdict, which stands.
+func TestRefusedLast(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(`authorization { users = [ { user: u, password: p, permissions { publish { allow: "allowed" } } } ] }`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server, err := testenv.StartNATS(testenv.NATSConfig{File: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	url := strings.Replace(server.URL(), "://", "://u:p@", 1)
+	for range 20 { // the refusal and the question for it race
+		nc, err := connectNATS(url, &natsAuth{}, slog.New(slog.DiscardHandler), nats.RetryOnFailedConnect(false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, refusal := nc.permitted(t.Context())
+		for _, subject := range []string{"allowed", "forbidden"} {
+			if err := nc.Publish(subject, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refused := refusal()
+		nc.Close()
+		if !errors.Is(refused, publish.ErrNotPermitted) || !strings.Contains(refused.Error(), "forbidden") {
+			t.Fatalf("what was refused last: %v", refused)
+		}
+		for _, failed := range []error{nil, errors.New("some consequence")} {
+			if err := beside(failed, refused); err != refused {
+				t.Fatalf("%v, and the refusal: %v", failed, err)
+			}
+		}
+		for _, verdict := range []error{errUntrue, errUnjudged} {
+			if err := beside(verdict, refused); !errors.Is(err, verdict) || !errors.Is(err, publish.ErrNotPermitted) {
+				t.Fatalf("a verdict, and the refusal: %v", err)
+			}
+		}
+	}
+	if err := beside(errUntrue, nil); err != errUntrue {
+		t.Errorf("a verdict alone: %v", err)
+	}
+}
 
 // TestReportsOnce: what the server refuses for one reason is logged once a
 // connection, however many messages it refuses.
