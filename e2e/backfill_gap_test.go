@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/ffstream/ffstream/migrations"
 )
 
@@ -91,6 +93,39 @@ func TestBackfillRepairs(t *testing.T) {
 	w.orders("backfill", "--wait")
 	if repairs, _ := w.repairs(w.backfilled(p).Run); len(repairs) > 0 {
 		t.Errorf("a second one repairs %v", slices.Collect(maps.Keys(repairs)))
+	}
+	p.stop()
+}
+
+// TestBackfillFull: a stream is full when only a backfill has something to say. That
+// is counted as what it is, and the backfill goes on when there is room.
+func TestBackfillFull(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	w.exec(fmt.Sprintf(insertBulk, 500))
+	p := w.run()
+	w.passes(p)
+	w.caughtUp(p)
+	limit := func(bytes int64, discard jetstream.DiscardPolicy) {
+		t.Helper()
+		cfg := w.jetstream().CachedInfo().Config
+		cfg.MaxBytes, cfg.Discard = bytes, discard
+		_, err := w.js.UpdateStream(t.Context(), cfg)
+		w.must(err)
+	}
+	limit(int64(w.jetstream().CachedInfo().State.Bytes), jetstream.DiscardNew)
+	w.orders("backfill")
+	await(t, "the full stream to be counted", func() (bool, string) {
+		r := p.report()
+		return r.Counters.Retries["stream_full"] > 0, mustJSON(r)
+	})
+	limit(-1, jetstream.DiscardOld)
+	if r := w.backfilled(p); r.State != "completed" || r.Published != 501 {
+		t.Errorf("%+v", r)
+	}
+	w.caughtUp(p)
+	if n := w.snapshotted(w.stored()); n != 501 {
+		t.Errorf("%d snapshots, want 501", n)
 	}
 	p.stop()
 }
