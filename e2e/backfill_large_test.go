@@ -272,9 +272,9 @@ func (a *arena) ended(run string) (r backfill.Report) {
 	for at := uint64(0); ; at = r.Executions {
 		over := false
 		await(a.t, "the backfill to get on", func() (bool, string) {
-			found := false
-			if r, found = a.progress(run); found {
-				over = r.State.Ended()
+			latest, found := a.progress(run)
+			if found {
+				r, over = latest, latest.State.Ended()
 			}
 			return over || found && r.Executions > at, fmt.Sprintf("%+v %s", r, lastLines(a.service.output(), 5))
 		})

@@ -219,8 +219,8 @@ func (w *world) keepAll(bucket string, replicas int) {
 }
 
 // keeps waits until a state bucket has the whole stream, holds all that it ever said
-// against that, and gives the number of its messages.
-func (a *arena) keeps(bucket string, all []message) int {
+// against that, and gives what it found and the number of its messages.
+func (a *arena) keeps(bucket string, all []message) (standing, int) {
 	t := a.t
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
@@ -256,10 +256,11 @@ func (a *arena) keeps(bucket string, all []message) int {
 		a.must(err)
 		log = append(log, k)
 	}
-	if s := checkBucket(log, a.hears(all)); !s.exact() {
+	s := checkBucket(log, a.hears(all))
+	if !s.exact() {
 		t.Errorf("of %d messages in the state bucket: %s", len(log), &s)
 	}
-	return len(log)
+	return s, len(log)
 }
 
 // TestBucketChecker: what is done to a state bucket that was exact is found, under its

@@ -207,7 +207,8 @@ func (a *arena) run(seed uint64, next func(n int) *fault) outcome {
 	if len(added) == 0 {
 		t.Error("no backfill published anything")
 	}
-	t.Logf("%d messages in the state bucket, each what its event says, none older than the bucket says that it is", a.keeps(bucket, all))
+	stands, kept := a.keeps(bucket, all)
+	t.Logf("%d messages in the state bucket, each what its event says, none older than the bucket says that it is", kept)
 	names := make([]string, 0, len(a.struck))
 	for name := range a.struck {
 		names = append(names, name)
@@ -220,7 +221,7 @@ func (a *arena) run(seed uint64, next func(n int) *fault) outcome {
 		t.Error("nothing was published")
 	}
 	a.service.stop()
-	return outcome{verdict: v, brokers: len(a.brokers), events: len(o.want), struck: a.struck}
+	return outcome{verdict: v, standing: stands, brokers: len(a.brokers), events: len(o.want), kept: kept, struck: a.struck}
 }
 
 // TestFaults strikes once with each fault; with those that concern Postgres alone,

@@ -10,7 +10,9 @@ import (
 // outcome is a run of the mix, as the checker found it.
 type outcome struct {
 	verdict
+	standing        standing
 	brokers, events int
+	kept            int // messages of the state bucket
 	struck          map[string]int
 }
 
@@ -24,7 +26,8 @@ While writers commit (lives of executions with heartbeats, transactions of 1 to 
 prepared transactions, bulk cancels, deletes), faults strike one after the other at random. At the end the stream is held, message by
 message and field by field, against an oracle that shares no code with ffstream: a second slot, read with another output plugin and put
 through a second implementation of the rule. A run that lost, repeated, reordered or altered one event fails and writes no table; meanwhile
-a subscriber looks for transactions of up to 1000 events of which only a part can be read.
+a subscriber looks for transactions of up to 1000 events of which only a part can be read. Beside the stream the service keeps a state
+bucket, of which no message is forgotten: whatever a reader could have seen of it at any moment is held against the stream.
 
 `
 
@@ -53,6 +56,11 @@ func report(path string, seed uint64, outcomes []outcome) error {
 	fmt.Fprint(&b, "\n| | lost | duplicated | reordered | altered | half visible | events |\n|---|---:|---:|---:|---:|---:|---:|\n")
 	for _, o := range outcomes {
 		fmt.Fprintf(&b, "| %d NATS | %d | %d | %d | %d | %d | %d |\n", o.brokers, o.lost, o.duplicated, o.reordered, o.altered, o.half, o.events)
+	}
+	fmt.Fprint(&b, "\n| state bucket | older than it says | missing | ahead of the stream | altered | messages |\n|---|---:|---:|---:|---:|---:|\n")
+	for _, o := range outcomes {
+		s := &o.standing
+		fmt.Fprintf(&b, "| %d NATS | %d | %d | %d | %d | %d |\n", o.brokers, s.stale, s.missing, s.early, s.altered, o.kept)
 	}
 	fmt.Fprint(&b, `
 ## What waiting cannot mend

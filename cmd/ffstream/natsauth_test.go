@@ -46,7 +46,7 @@ func TestRefusedLast(t *testing.T) {
 			t.Fatalf("what was refused last: %v", refused)
 		}
 		for _, failed := range []error{nil, errors.New("some consequence")} {
-			if err := beside(failed, refused); err != refused {
+			if err := beside(failed, refused); !errors.Is(err, refused) || failed != nil && errors.Is(err, failed) {
 				t.Fatalf("%v, and the refusal: %v", failed, err)
 			}
 		}
@@ -56,7 +56,7 @@ func TestRefusedLast(t *testing.T) {
 			}
 		}
 	}
-	if err := beside(errUntrue, nil); err != errUntrue {
+	if err := beside(errUntrue, nil); !errors.Is(err, errUntrue) {
 		t.Errorf("a verdict alone: %v", err)
 	}
 }

@@ -21,8 +21,8 @@ func TestComplete(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	d := newDesk(t, 60)
 	d.remember()
-	for range 15 {
-		d.some(rng, 400)
+	for range 10 {
+		d.some(rng, 200)
 		nc := connect(t)
 		p, stop := d.projectorOver(nc)
 		for began := p.Status(); p.Status().Written == began.Written && p.Status().Error == ""; {
@@ -31,7 +31,7 @@ func TestComplete(t *testing.T) {
 		nc.Close()
 		stop()
 	}
-	d.some(rng, 400)
+	d.some(rng, 200)
 	p, stop := d.projector()
 	d.settled(p)
 	stop()
@@ -124,7 +124,11 @@ func (d *desk) replay() {
 		}
 		for ; passed < complete; passed++ {
 			e := &events[passed]
-			if id := ffstream.StateKey(e.ExecutionID); !e.ExecutionID.IsZero() && told[id] <= passed && !(told[id] == 0 && e.To == ffstream.StatePurged) {
+			id := ffstream.StateKey(e.ExecutionID)
+			if e.ExecutionID.IsZero() || told[id] == 0 && e.To == ffstream.StatePurged { // nothing to tell, nothing to delete
+				continue
+			}
+			if told[id] <= passed {
 				t.Fatalf("everything up to %d, and %s is told as of %d and not of %d", complete, id, told[id], passed+1)
 			}
 		}
