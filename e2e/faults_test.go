@@ -208,7 +208,7 @@ func (a *arena) run(seed uint64, next func(n int) *fault) outcome {
 		t.Error("no backfill published anything")
 	}
 	stands, kept := a.keeps(bucket, all)
-	t.Logf("%d messages in the state bucket, each what its event says, none older than the bucket says that it is", kept)
+	t.Logf("%d messages in the state bucket, held against the stream: %s", kept, &stands)
 	names := make([]string, 0, len(a.struck))
 	for name := range a.struck {
 		names = append(names, name)
