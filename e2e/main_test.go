@@ -289,8 +289,7 @@ func (w *world) stored() (all []message) {
 // each reads the whole stream, message by message.
 func (w *world) each(f func(m message)) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
-	defer cancel()
+	ctx := context.Background()
 	stream, err := w.js.Stream(ctx, w.stream)
 	if err != nil {
 		w.t.Fatal(err)
@@ -306,7 +305,7 @@ func (w *world) each(f func(m message)) {
 	}
 	defer messages.Stop()
 	for i := range n {
-		m, err := messages.Next(jetstream.NextContext(ctx))
+		m, err := messages.Next(jetstream.NextMaxWait(patience))
 		if err != nil {
 			w.t.Fatal(err)
 		}

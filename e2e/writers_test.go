@@ -199,7 +199,7 @@ func (a *arena) watchOnce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !bytes.Contains(m.Data(), []byte(`"ffstream.execution.transitioned.v1"`)) {
+		if !isTransition(m.Data()) {
 			continue // snapshots stand between the batches of a large transaction
 		}
 		commit, index, _ := strings.Cut(m.Headers().Get("Ffstream-Position"), "/")
