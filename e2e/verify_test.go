@@ -209,7 +209,7 @@ func TestVerifyPurged(t *testing.T) {
 	p.stop()
 	// What the service has not dealt with is no difference.
 	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'active'")
-	if p := start(t, w.env(), "verify", "--timeout", "1s"); p.code() != 1 || !strings.Contains(oneError(t, p), "stream is behind the database") {
+	if p := start(t, w.env(), "verify", "--timeout", "5s"); p.code() != 1 || !strings.Contains(oneError(t, p), "stream is behind the database") {
 		t.Errorf("a service that is away: %s", p.output())
 	}
 }
@@ -291,7 +291,7 @@ func TestVerifyOdd(t *testing.T) {
 	if v.Unsettled != 4 || len(v.found) != 0 {
 		t.Errorf("beside an open transaction: %+v", v)
 	}
-	if q := start(t, w.env(), "verify", "--timeout", "1s", "--partition", "9"); q.code() != 1 || !strings.Contains(q.output(), "not everything could be judged: 1 executions") {
+	if q := start(t, w.env(), "verify", "--timeout", "5s", "--partition", "9"); q.code() != 1 || !strings.Contains(q.output(), "not everything could be judged: 1 executions") {
 		t.Errorf("%d %s", q.code(), q.output())
 	}
 	w.must(tx.Rollback(t.Context()))
