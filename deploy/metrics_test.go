@@ -30,6 +30,7 @@ func exported(t *testing.T) map[string]map[string][]string {
 		Probed: shard.Probed{At: now, WALRate: 1, SlotHealth: shard.SlotHealth{Exists: true, WALStatus: "reserved", SafeWAL: ffstream.Some(int64(1))}},
 	}
 	status.Backfill.Total, status.States.Bucket = 1, "states"
+	status.Window.Events, status.Window.Bytes = 1, 1
 	w := httptest.NewRecorder()
 	web.Handler(web.Config{Status: func() shard.Status { return status }, Version: "v1"}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	p := expfmt.NewTextParser(model.UTF8Validation)

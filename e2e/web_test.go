@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -61,6 +62,7 @@ func TestWeb(t *testing.T) {
 	database, broker := through(t, env["FFSTREAM_DATABASE_URL"]), through(t, env["FFSTREAM_NATS_URL"])
 	env["FFSTREAM_DATABASE_URL"], env["FFSTREAM_NATS_URL"], env["FFSTREAM_HEARTBEAT"] = database.url, broker.url, "100ms"
 	broker.Stop()
+	began, logged := time.Now(), w.logged()
 	p := start(t, env, "run")
 	await(t, "the service to say that it is not ready", func() (bool, string) {
 		code, body := p.get("/readyz")
@@ -68,6 +70,9 @@ func TestWeb(t *testing.T) {
 	})
 	if code, body := p.get("/healthz"); code != 200 {
 		t.Errorf("healthz of a service without a broker: %d %s", code, body)
+	}
+	if f := p.report().LastFailure; f == nil || f.Cause != "nats_unavailable" {
+		t.Errorf("without a broker the latest failure is %s", mustJSON(f))
 	}
 	w.must(broker.Start())
 	w.awaitActive(p)
@@ -83,6 +88,16 @@ func TestWeb(t *testing.T) {
 			r.Lag.HeartbeatDelaySeconds != nil && r.Lag.HeartbeatError == nil && r.LastError == nil && r.Counters.Sessions >= 1 &&
 			r.Postgres.Slot.WALStatus == "reserved" && r.Postgres.Slot.Exists, mustJSON(r)
 	})
+	r := p.report()
+	if f := r.LastFailure; f == nil || f.Cause != "nats_unavailable" || f.Error == "" || !f.Time.After(began) || f.Time.After(r.Since) {
+		t.Errorf("the failure did not stay: %s", mustJSON(f))
+	}
+	if v := r.Rates; v.Transactions <= 0 || v.Rows <= 0 || v.Events <= 0 || v.WALBytes <= 0 || v.StreamBytes <= 0 || v.Snapshots != 0 || v.WindowSeconds <= 0 || v.WindowSeconds > 30 {
+		t.Errorf("the rates are %s", mustJSON(v))
+	}
+	if c := r.Counters; c.WALBytes == 0 || c.WALBytes > w.logged()-logged || c.StreamBytes < 3*500 || r.Stream.Window.Events == 0 || r.Stream.Window.Bytes == 0 {
+		t.Errorf("%d bytes of the log were read, and the server wrote %d: %s", c.WALBytes, w.logged()-logged, mustJSON(r))
+	}
 	_, metrics := p.get("/metrics")
 	for _, name := range web.Names() {
 		unknown := slices.Contains([]string{"ffstream_slot_safe_wal_bytes", "ffstream_slot_runway_seconds", "ffstream_corrupt_total", "ffstream_backfill_progress_ratio"}, name) ||
@@ -102,15 +117,28 @@ func TestWeb(t *testing.T) {
 		code, body := p.get("/readyz")
 		return code == 503, body
 	})
+	if r := p.report(); r.LastError == nil || r.LastFailure == nil || r.LastFailure.Cause != "postgres" || r.LastFailure.Error != *r.LastError {
+		t.Errorf("without a database: %s", mustJSON(r))
+	}
 	w.must(database.Start())
 	await(t, "the service to be ready again", func() (bool, string) {
 		code, body := p.get("/readyz")
-		return code == 200, body
+		return code == 200 && strings.Contains(body, `"role": "active"`), body
 	})
+	if r := p.report(); r.LastError != nil || r.LastFailure == nil || r.LastFailure.Cause != "postgres" {
+		t.Errorf("after a reconnection: %s", mustJSON(r))
+	}
 	if r := p.report(); r.Counters.Sessions < 2 || r.Counters.Retries["postgres"] == 0 || r.Counters.Events["completed"] != 1 || r.Counters.Transactions < 3 {
 		t.Errorf("the counters after a reconnection: %s", mustJSON(r.Counters))
 	}
 	p.stop()
+}
+
+// logged is how many bytes the server has logged in its life.
+func (w *world) logged() (n uint64) {
+	w.t.Helper()
+	w.must(w.db.Pool.QueryRow(w.t.Context(), "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").Scan(&n))
+	return n
 }
 
 func mustJSON(v any) string {

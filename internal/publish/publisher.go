@@ -52,6 +52,7 @@ type Publisher struct {
 	acked    uint64 // everything up to here is stored
 	pending  []pendingAck
 	bytes    int // in flight
+	stored   int // bytes that were acknowledged since TakeStored
 	batches  int // atomic batches in flight
 	singles  int // answers outstanding for single messages
 	batchSeq int // atomic batches of this publisher, for their ids
@@ -161,6 +162,27 @@ func (p *Publisher) Acked() uint64 { return p.acked }
 
 // InFlight is the number of events that were added and are not acknowledged.
 func (p *Publisher) InFlight() int { return int(p.Sequence() - p.acked) }
+
+// InFlightBytes is how many bytes of events were sent and are not acknowledged.
+func (p *Publisher) InFlightBytes() int { return p.bytes }
+
+// Window is how much may be in flight.
+type Window struct {
+	Events int // one transaction that is stored atomically may be more
+	Bytes  int // of events; what is sent at once may exceed it
+}
+
+// Window is the present bound of what is in flight.
+func (p *Publisher) Window() Window {
+	return Window{Events: p.tempo.window(p.cfg.Window), Bytes: windowBytes}
+}
+
+// TakeStored gives how many bytes of events were acknowledged since it was called last.
+func (p *Publisher) TakeStored() uint64 {
+	n := p.stored
+	p.stored = 0
+	return uint64(n)
+}
 
 // Acks is where answers come from. What is received from it belongs to Ack.
 func (p *Publisher) Acks() <-chan *nats.Msg { return p.acks }
@@ -305,6 +327,7 @@ func (p *Publisher) ack(m *nats.Msg) error {
 	n := 0
 	for n < len(p.pending) && p.pending[n].seq <= asked {
 		p.bytes -= p.pending[n].bytes
+		p.stored += p.pending[n].bytes
 		if p.pending[n].batch {
 			p.batches--
 		} else {

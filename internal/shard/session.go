@@ -38,6 +38,7 @@ type session struct {
 	began   time.Time
 
 	received, serverEnd ffstream.LSN
+	counted             ffstream.LSN // end of the log that the board has counted as read
 	position            ffstream.Position
 	commitTime          time.Time
 	told                uint64                          // sequence of the latest event that is no snapshot
@@ -117,6 +118,7 @@ func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher,
 	source := e.source
 	ss := &session{shard: s, source: source, stream: e.stream, pub: pub, began: time.Now(), events: make(map[ffstream.PublicState]uint64)}
 	ss.position, ss.repeats, ss.extra = way.skip, way.skip.Commit, way.extra
+	ss.counted = source.Slot().Confirmed
 	ss.pulse = newPulse()
 	ss.window = newWindow(ss.pulse.session)
 	ss.expect = way.expects(source.Slot().Confirmed)
@@ -131,7 +133,7 @@ func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher,
 		cfg.Lookup = s.cfg.Lookup(ctx)
 	}
 	ss.norm = normalize.New(cfg)
-	s.board.update(func(b *Status) {
+	s.board.count(func(b *Status) {
 		b.SystemID, b.Server, b.Sessions = source.System().ID, source.System().Version, b.Sessions+1
 		ss.before = b.Normalizer
 		b.Confirmed, b.ServerEnd, b.Position = source.Confirmed(), source.System().End, way.skip
@@ -410,11 +412,15 @@ func (ss *session) drain(ctx context.Context) error {
 
 func (ss *session) report() {
 	stats := ss.norm.Stats()
-	ss.shard.board.update(func(b *Status) {
+	read := max(ss.received, ss.counted)
+	ss.shard.board.count(func(b *Status) {
 		b.Received, b.Confirmed = ss.received, ss.source.Confirmed()
 		b.ServerEnd = max(b.ServerEnd, ss.serverEnd)
 		b.Position, b.CommitTime = ss.position, ss.commitTime
 		b.Sequence, b.Acked, b.InFlight = ss.pub.Sequence(), ss.pub.Acked(), ss.pub.InFlight()
+		b.InFlightBytes, b.Window = ss.pub.InFlightBytes(), ss.pub.Window()
+		b.ReadWAL += uint64(read - ss.counted)
+		b.StoredBytes += ss.pub.TakeStored()
 		b.Told = ss.told
 		b.Normalizer = ss.before.Plus(stats)
 		for state, n := range ss.events {
@@ -423,5 +429,5 @@ func (ss *session) report() {
 		b.Snapshots += ss.snapshots
 	})
 	clear(ss.events)
-	ss.snapshots = 0
+	ss.snapshots, ss.counted = 0, read
 }

@@ -105,7 +105,7 @@ func New(nc *nats.Conn, cfg Config) *Shard {
 		cfg.ProbeInterval = defaultProbeInterval
 	}
 	s := &Shard{cfg: cfg, nc: nc}
-	s.board.update(func(b *Status) {
+	s.board.count(func(b *Status) {
 		b.Role, b.Slot, b.Stream, b.Since = RoleConnecting, cfg.Source.Slot, cfg.Sink.Stream, time.Now()
 		b.Events, b.Retries = make(map[ffstream.PublicState]uint64), make(map[string]uint64)
 	})
@@ -176,8 +176,12 @@ func (s *Shard) Run(ctx context.Context) error {
 				b.Since = time.Now()
 			}
 			b.Role, b.LastError = role, err.Error()
-			b.InFlight, b.Told = 0, 0 // the session's window is gone with it
-			b.Retries[nameOf(err)]++
+			b.InFlight, b.InFlightBytes, b.Told = 0, 0, 0 // the session's window is gone with it
+			cause := nameOf(err)
+			b.Retries[cause]++
+			if role != RoleStandby && !errors.Is(err, errUnsure) {
+				b.LastFailure = Failure{At: time.Now(), Cause: cause, Error: err.Error()}
+			}
 		})
 		if cause := causeOf(err); errors.Is(err, errUnsure) {
 			s.cfg.Log.Debug(err.Error())

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/normalize"
+	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // Role says what a shard is doing.
@@ -30,6 +31,8 @@ type Status struct {
 	Atomic    bool   // transactions are stored atomically
 	Since     time.Time
 	LastError string // of the latest session that failed; empty while all is well
+	// LastFailure stays when all is well again.
+	LastFailure Failure
 
 	ServerEnd ffstream.LSN // the server's end of WAL, as far as it has told
 	Received  ffstream.LSN // end of the latest commit or keepalive that was read
@@ -38,7 +41,11 @@ type Status struct {
 	Sequence  uint64 // of the latest event added, in the stream
 	Acked     uint64 // sequence up to which everything is stored
 	InFlight  int    // events added and not acknowledged
-	Told      uint64 // sequence of the latest event added that is no snapshot; 0: none by this session
+	// InFlightBytes is how many bytes of events are sent and not acknowledged, and
+	// Window how much may be: it is small until the broker's speed is known.
+	InFlightBytes int
+	Window        publish.Window
+	Told          uint64 // sequence of the latest event added that is no snapshot; 0: none by this session
 	// CommitTime is the time of the latest transaction that was read.
 	CommitTime time.Time
 
@@ -48,12 +55,24 @@ type Status struct {
 	Events     map[ffstream.PublicState]uint64 // by the state entered; empty for corrupt rows and truncations
 	Normalizer normalize.Stats
 	Snapshots  uint64 // events that backfills added, without those of their progress
+	// ReadWAL is how many bytes of the log were read or passed over, what is read
+	// again too; StoredBytes how many bytes of events were acknowledged.
+	ReadWAL, StoredBytes uint64
+	Rates                Rates
 
 	Backfill Backfilling
 	// States is a state bucket, filled in by whoever keeps one.
 	States    States
 	Heartbeat Heartbeat
 	Probed    Probed
+}
+
+// Failure is a session that failed, or could not be established, and was tried
+// again. What only waits for another process is none.
+type Failure struct {
+	At    time.Time // zero: there was none
+	Cause string    // one of Causes
+	Error string
 }
 
 // States is how far a state bucket is.
@@ -100,8 +119,9 @@ func (s *Status) Lag() uint64 {
 
 // board is the status that the running session writes and Status copies.
 type board struct {
-	mu sync.Mutex // guards status
+	mu sync.Mutex // guards what follows
 	status
+	sampler sampler
 }
 
 type status = Status
@@ -112,10 +132,19 @@ func (b *board) update(f func(*Status)) {
 	f(&b.status)
 }
 
+// count is update, and what the counters are then is noted for the rates.
+func (b *board) count(f func(*Status)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f(&b.status)
+	b.sampler.take(time.Now(), countsOf(&b.status))
+}
+
 func (b *board) snapshot() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.status
+	s.Rates = b.sampler.rates(time.Now())
 	s.Events = make(map[ffstream.PublicState]uint64, len(b.Events))
 	maps.Copy(s.Events, b.Events)
 	s.Retries = maps.Clone(b.Retries)

@@ -114,6 +114,21 @@ var table = []metric{
 	{"ffstream_in_flight_events", "", gauge, "Events handed to the broker and not acknowledged: what the publish window holds.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return one(float64(s.InFlight))
 	}},
+	{"ffstream_in_flight_bytes", "", gauge, "Bytes of events that are sent and not acknowledged.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return one(float64(s.InFlightBytes))
+	}},
+	{"ffstream_window_events", "", gauge, "How many events may be in flight; few until the broker's speed is known. Absent before the first session.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return maybe(float64(s.Window.Events), s.Window.Events > 0)
+	}},
+	{"ffstream_window_bytes", "", gauge, "How many bytes of events may be in flight. Absent before the first session.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return maybe(float64(s.Window.Bytes), s.Window.Bytes > 0)
+	}},
+	{"ffstream_read_wal_bytes_total", "", counter, "Bytes of the log that were read or passed over; those read again after a reconnection count again.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return one(float64(s.ReadWAL))
+	}},
+	{"ffstream_stored_bytes_total", "", counter, "Bytes of events that the broker acknowledged, without headers.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return one(float64(s.StoredBytes))
+	}},
 	{"ffstream_stream_sequence", "", gauge, "Sequence in the stream up to which everything is stored.", func(s *shard.Status, _ time.Time) map[string]float64 { return one(float64(s.Acked)) }},
 	{"ffstream_stream_atomic", "", gauge, "1 when the broker stores transactions atomically, else 0.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		if s.Atomic {

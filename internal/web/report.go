@@ -15,13 +15,41 @@ type Report struct {
 	Role      string    `json:"role"` // connecting, standby, active, stopped
 	Since     time.Time `json:"since"`
 	LastError *string   `json:"last_error"` // null while active
+	// LastFailure stays when the service is active again.
+	LastFailure *Failure `json:"last_failure"`
 
 	Postgres Postgres  `json:"postgres"`
 	Stream   Stream    `json:"stream"`
 	Lag      Lag       `json:"lag"`
+	Rates    Rates     `json:"rates"`
 	Counters Counters  `json:"counters"`
 	Backfill *Backfill `json:"backfill"` // the latest that this process saw
 	States   *States   `json:"state_bucket"`
+}
+
+// Failure is the latest session that failed and was tried again.
+type Failure struct {
+	Time  time.Time `json:"time"`
+	Cause string    `json:"cause"` // as in ffstream_retries_total
+	Error string    `json:"error"`
+}
+
+// Rates are a second's worth, over a window that ends now.
+type Rates struct {
+	WindowSeconds float64 `json:"window_seconds"` // less than 30 in a young process
+	Transactions  float64 `json:"transactions"`
+	Rows          float64 `json:"rows"`
+	Events        float64 `json:"events"`
+	Snapshots     float64 `json:"snapshots"`
+	WALBytes      float64 `json:"wal_bytes"`    // of the log, read or passed over
+	StreamBytes   float64 `json:"stream_bytes"` // of events, stored
+}
+
+func newRates(r *shard.Rates) Rates {
+	return Rates{
+		WindowSeconds: r.Window.Seconds(), Transactions: r.Transactions, Rows: r.Rows, Events: r.Events,
+		Snapshots: r.Snapshots, WALBytes: r.ReadWAL, StreamBytes: r.Stored,
+	}
 }
 
 // States is the state bucket.
@@ -98,6 +126,14 @@ type Stream struct {
 	Sequence      uint64            `json:"sequence"`
 	AckedSequence uint64            `json:"acked_sequence"`
 	InFlight      int               `json:"in_flight"`
+	InFlightBytes int               `json:"in_flight_bytes"` // of those that are sent
+	Window        Window            `json:"window"`
+}
+
+// Window bounds what is in flight; 0 before the first session.
+type Window struct {
+	Events int `json:"events"`
+	Bytes  int `json:"bytes"`
 }
 
 // Lag is how far the stream is behind the database.
@@ -122,6 +158,9 @@ type Counters struct {
 	EvidenceMissing uint64            `json:"evidence_missing"`
 	Corrupt         map[string]uint64 `json:"corrupt"`
 	Lookups         uint64            `json:"lookups"`
+	Snapshots       uint64            `json:"snapshots"`
+	WALBytes        uint64            `json:"wal_bytes"`
+	StreamBytes     uint64            `json:"stream_bytes"`
 }
 
 // NewReport describes a status.
@@ -132,14 +171,22 @@ func NewReport(s *shard.Status, version string, now time.Time) *Report {
 			SystemIdentifier: formatUint(s.SystemID), Server: s.Server, Slot: newSlot(s),
 			ReceivedLSN: s.Received.String(), ConfirmedLSN: s.Confirmed.String(), EndLSN: max(s.ServerEnd, s.Probed.End).String(),
 		},
-		Stream: Stream{Name: s.Stream, Atomic: s.Atomic, Position: s.Position, Sequence: s.Sequence, AckedSequence: s.Acked, InFlight: s.InFlight},
-		Lag:    Lag{Bytes: s.Lag(), Seconds: s.Behind(now).Seconds(), LastCommit: moment(s.CommitTime), HeartbeatError: text(s.Heartbeat.Error)},
+		Stream: Stream{
+			Name: s.Stream, Atomic: s.Atomic, Position: s.Position, Sequence: s.Sequence, AckedSequence: s.Acked,
+			InFlight: s.InFlight, InFlightBytes: s.InFlightBytes, Window: Window{Events: s.Window.Events, Bytes: s.Window.Bytes},
+		},
+		Rates: newRates(&s.Rates),
+		Lag:   Lag{Bytes: s.Lag(), Seconds: s.Behind(now).Seconds(), LastCommit: moment(s.CommitTime), HeartbeatError: text(s.Heartbeat.Error)},
 		Counters: Counters{
 			Sessions: s.Sessions, Retries: s.Retries,
 			Transactions: s.Normalizer.Transactions, ExecutionRows: s.Normalizer.CoreRows, AttemptRows: s.Normalizer.AttemptRows,
 			Events: eventsByState(s), Suppressed: suppressed(s), Inconsistent: s.Normalizer.Inconsistent,
 			EvidenceMissing: s.Normalizer.NoEvidence, Corrupt: s.Normalizer.Corrupt, Lookups: s.Normalizer.Lookups,
+			Snapshots: s.Snapshots, WALBytes: s.ReadWAL, StreamBytes: s.StoredBytes,
 		},
+	}
+	if f := &s.LastFailure; !f.At.IsZero() {
+		r.LastFailure = &Failure{Time: f.At, Cause: f.Cause, Error: f.Error}
 	}
 	r.Backfill = newBackfill(s)
 	if b := &s.States; b.Bucket != "" {

@@ -20,6 +20,7 @@ import (
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/backfill"
 	"github.com/ffstream/ffstream/internal/normalize"
+	"github.com/ffstream/ffstream/internal/publish"
 	"github.com/ffstream/ffstream/internal/shard"
 )
 
@@ -37,7 +38,10 @@ func working(now time.Time) shard.Status {
 	return shard.Status{
 		Role: shard.RoleActive, Slot: "ffstream", Stream: "FFSTREAM", SystemID: 7, Server: "15.18", Atomic: true, Since: now.Add(-time.Hour),
 		ServerEnd: 5000, Received: 4000, Confirmed: 3000, Position: ffstream.Position{Commit: 3900, Index: 1}, Sequence: 12, Acked: 10, InFlight: 2, Told: 12,
-		CommitTime: now.Add(-3 * time.Second), Sessions: 2, Retries: map[string]uint64{"slot_busy": 3},
+		InFlightBytes: 700, Window: publish.Window{Events: 4096, Bytes: 1 << 20}, ReadWAL: 1000, StoredBytes: 900, Snapshots: 4,
+		Rates:       shard.Rates{Window: 30 * time.Second, Transactions: 1, Rows: 2, Events: 3, Snapshots: 4, ReadWAL: 5, Stored: 6},
+		LastFailure: shard.Failure{At: now.Add(-time.Minute), Cause: "nats_unavailable", Error: "broken"},
+		CommitTime:  now.Add(-3 * time.Second), Sessions: 2, Retries: map[string]uint64{"slot_busy": 3},
 		Events:     map[ffstream.PublicState]uint64{"completed": 5, "": 1},
 		Normalizer: normalize.Stats{Transactions: 9, CoreRows: 8, AttemptRows: 7, NoCandidate: 6, SameState: 5, Transient: 4, Skipped: 3, Inconsistent: 2, NoEvidence: 1, Lookups: 11, Corrupt: map[string]uint64{"attempt_state": 1}},
 		Backfill:   shard.Backfilling{Report: backfill.Report{Run: "r", State: backfill.Running, Executions: 5, Published: 4, Total: 10, Rate: 5}, TotalChunks: 1},
@@ -91,7 +95,8 @@ func TestReady(t *testing.T) {
 func TestReport(t *testing.T) {
 	t.Parallel()
 	var r Report
-	if err := json.Unmarshal(serve(t, working(time.Now()), Limits{}, "/status").Body.Bytes(), &r); err != nil {
+	body := serve(t, working(time.Now()), Limits{}, "/status").Body.String()
+	if err := json.Unmarshal([]byte(body), &r); err != nil {
 		t.Fatal(err)
 	}
 	if r.Role != "active" || r.Lag.Bytes != 3000 || r.Lag.Seconds < 3 || *r.Lag.HeartbeatDelaySeconds != 0.02 || r.Postgres.EndLSN != "0/1770" ||
@@ -100,8 +105,15 @@ func TestReport(t *testing.T) {
 		r.Backfill.State != "running" || r.Backfill.Published != 4 || *r.Backfill.Remaining != 1 || r.States.Sequence != 9 || *r.States.Error != "away" {
 		t.Errorf("the report is %+v", r)
 	}
-	body := serve(t, shard.Status{Role: shard.RoleConnecting}, Limits{}, "/status").Body.String()
-	for _, field := range []string{"last_error", "heartbeat_delay_seconds", "runway_seconds", "safe_wal_bytes", "looked_at", "last_commit", "backfill", "state_bucket"} {
+	if want := (Rates{WindowSeconds: 30, Transactions: 1, Rows: 2, Events: 3, Snapshots: 4, WALBytes: 5, StreamBytes: 6}); r.Rates != want {
+		t.Errorf("the rates are %+v, want %+v", r.Rates, want)
+	}
+	if r.LastError != nil || r.LastFailure == nil || r.LastFailure.Cause != "nats_unavailable" || r.LastFailure.Error != "broken" || time.Since(r.LastFailure.Time) < time.Minute ||
+		r.Stream.InFlightBytes != 700 || r.Stream.Window != (Window{Events: 4096, Bytes: 1 << 20}) || r.Counters.WALBytes != 1000 || r.Counters.StreamBytes != 900 || r.Counters.Snapshots != 4 {
+		t.Errorf("the report is %s", body)
+	}
+	body = serve(t, shard.Status{Role: shard.RoleConnecting}, Limits{}, "/status").Body.String()
+	for _, field := range []string{"last_error", "last_failure", "heartbeat_delay_seconds", "runway_seconds", "safe_wal_bytes", "looked_at", "last_commit", "backfill", "state_bucket"} {
 		if !strings.Contains(body, `"`+field+`": null`) {
 			t.Errorf("%s is not null in %s", field, body)
 		}
@@ -134,6 +146,7 @@ func TestMetrics(t *testing.T) {
 		`ffstream_role{role="active"} 1`, `ffstream_role{role="standby"} 0`, `ffstream_lag_bytes 3000`, `ffstream_events_total{state="completed"} 5`, `ffstream_events_total{state="purged"} 0`,
 		`ffstream_corrupt_total{column="attempt_state"} 1`, `ffstream_corrupt_total{column="public_state"} 0`, `ffstream_suppressed_total{reason="no_candidate"} 6`, `ffstream_slot_wal_status{status="reserved"} 1`, `ffstream_slot_wal_status{status="lost"} 0`,
 		`ffstream_slot_runway_seconds 60`, `ffstream_slot_safe_wal_bytes 6000`, `ffstream_heartbeat_delay_seconds 0.02`, `ffstream_retries_total{cause="slot_busy"} 3`, `ffstream_retries_total{cause="stream_full"} 0`,
+		`ffstream_in_flight_bytes 700`, `ffstream_window_events 4096`, `ffstream_window_bytes 1.048576e+06`, `ffstream_read_wal_bytes_total 1000`, `ffstream_stored_bytes_total 900`,
 		`ffstream_rows_total{table="ff_attempt"} 7`, `ffstream_sessions_total 2`, `go_goroutines`, `process_resident_memory_bytes`,
 	} {
 		if !strings.Contains(text, line) {
@@ -141,7 +154,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	unknown := collector{func() shard.Status { return shard.Status{} }, "v1"}
-	for _, name := range []string{"ffstream_behind_seconds", "ffstream_slot_runway_seconds", "ffstream_heartbeat_delay_seconds", "ffstream_slot_safe_wal_bytes", "ffstream_slot_active"} {
+	for _, name := range []string{"ffstream_behind_seconds", "ffstream_slot_runway_seconds", "ffstream_heartbeat_delay_seconds", "ffstream_slot_safe_wal_bytes", "ffstream_slot_active", "ffstream_window_events", "ffstream_window_bytes"} {
 		if n := testutil.CollectAndCount(unknown, name); n != 0 {
 			t.Errorf("%s has %d samples though nothing is known", name, n)
 		}
