@@ -10,9 +10,9 @@ import (
 )
 
 // look runs doctor and gives its findings.
-func look(t testing.TB, env map[string]string, code int) map[string]doctor.Finding {
+func look(t testing.TB, env map[string]string, code int, args ...string) map[string]doctor.Finding {
 	t.Helper()
-	d := start(t, env, "doctor", "--json")
+	d := start(t, env, append([]string{"doctor", "--json"}, args...)...)
 	if got := d.code(); got != code {
 		t.Fatalf("doctor ends with %d, want %d: %s", got, code, d.output())
 	}
@@ -49,16 +49,16 @@ var unexecuted = map[string]string{
 	"literals":          "the remedy is another release of ffstream; its test puts the rows right",
 	"clock":             "the remedy sets the machine's clock, which a test must not",
 	"nats-clock":        "likewise",
-	"stream":            "the remedy is another stream or an edit of this one, in words; TestWriter and TestDoctor follow them",
-	"writer":            "likewise",
 	"jetstream":         "the remedy is a line of the broker's configuration, in words; TestAccount follows them",
+	"failover":          "the remedy is a command of Postgres 17; a unit test holds when it is said",
 }
 
 // executed are those that a test provokes, mends by what is printed, and sees gone.
 var executed = map[string]string{
 	"role-replication": "TestRemedies", "grants": "TestRemedies", "source": "TestRemedies", "heartbeat": "TestLeastPrivilege", "backfill": "TestLeastPrivilege", "engine-schema": "TestLeastPrivilege",
 	"wal-level": "TestServerRemedies", "replication-slots": "TestServerRemedies", "wal-senders": "TestServerRemedies", "locks": "TestServerRemedies",
-	"wal-sender-timeout": "TestServerRemedies", "slot-keep-size": "TestServerRemedies", "slot-wal": "TestForecast", "slot": "TestInvalidated", "replicas": "TestReplicas", "continuity": "TestDoctorContinuity",
+	"wal-sender-timeout": "TestServerRemedies", "slot-keep-size": "TestServerRemedies", "slot-wal": "TestForecast", "slot": "TestInvalidated", "replicas": "TestReplicas",
+	"stream": "TestStreamRemedies", "writer": "TestWriter", "room": "TestRoom", "continuity": "TestDoctorContinuity",
 }
 
 // TestRemediesKnown: no finding escapes both lists.
@@ -92,7 +92,7 @@ func TestDoctor(t *testing.T) {
 		return all
 	}
 	sound := severities(w.env(), 0)
-	for _, id := range []string{"version", "pooler", "wal-level", "replication-slots", "wal-senders", "role-replication", "grants", "heartbeat", "engine-schema", "literals", "source", "slot", "slot-wal", "clock", "nats", "jetstream", "writer", "replicas", "nats-clock", "continuity"} {
+	for _, id := range []string{"version", "pooler", "wal-level", "replication-slots", "wal-senders", "role-replication", "grants", "heartbeat", "engine-schema", "literals", "source", "slot", "slot-wal", "failover", "clock", "nats", "jetstream", "writer", "room", "replicas", "nats-clock", "continuity"} {
 		if sound[id] != doctor.OK {
 			t.Errorf("%s is %q", id, sound[id])
 		}
@@ -121,10 +121,33 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("a stream that deletes events from the middle is %q, a slot that nobody holds %q", all["stream"], all["slot"])
 	}
 	env := w.env()
+	env["FFSTREAM_NATS_URL"] = ""
+	if f := look(t, env, 0)["nats"]; f.Severity != doctor.OK || !strings.Contains(f.Found, "was not looked at") {
+		t.Errorf("without a broker's address: %+v", f)
+	}
 	env["FFSTREAM_NATS_URL"] = "nats://127.0.0.1:1"
 	if all := severities(env, 1); all["nats"] != doctor.Fault || all["source"] != doctor.OK {
 		t.Errorf("a broker that is away is %q, and the source %q", all["nats"], all["source"])
 	}
+}
+
+// TestDoctorTimeout: servers that take a connection and say nothing do not keep doctor
+// for longer than it is given, and what it had no time for is reported.
+func TestDoctorTimeout(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	env := w.env()
+	database := through(t, env["FFSTREAM_DATABASE_URL"])
+	database.silence()
+	env["FFSTREAM_DATABASE_URL"] = database.url
+	all := look(t, env, 1, "--timeout=1s")
+	if f := all["postgres"]; f.Severity != doctor.Fault {
+		t.Errorf("a database that says nothing: %+v", f)
+	}
+	if f := all["nats"]; f.Severity != doctor.Fault || !strings.Contains(f.Why, "--timeout") {
+		t.Errorf("a broker for which no time was left: %+v", f)
+	}
+	refused(t, start(t, env, "doctor", "--timeout=0s"), 2, []string{"--timeout"}, nil)
 }
 
 // TestDoctorContinuity: where one end is gone and the other has a past, doctor says

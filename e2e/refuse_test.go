@@ -157,7 +157,7 @@ var sinkRefusals = []refusal{
 	{"stream of another slot", stream(func(_ *world, c *jetstream.StreamConfig) { c.Metadata = map[string]string{"ffstream.slot": "another"} }), 1,
 		[]string{"fed by slot another", "--slot"}},
 	{"stream that forgets what is read", stream(func(_ *world, c *jetstream.StreamConfig) { c.Retention = jetstream.InterestPolicy }), 1,
-		[]string{"retention", "--stream"}},
+		[]string{"retention", "set it to limits"}},
 	{"stream in memory", stream(func(_ *world, c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }), 1, []string{"storage", "memory", "--stream"}},
 	{"foreign message at the stream's end", func(w *world, _ map[string]string) []string {
 		w.createStream(func(*jetstream.StreamConfig) {})

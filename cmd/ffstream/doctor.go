@@ -22,7 +22,8 @@ import (
 // doctorCmd says what is wrong with both ends and what mends it.
 type doctorCmd struct {
 	serviceFlags
-	JSON bool `name:"json" help:"Print the findings as a JSON array."`
+	JSON    bool          `name:"json" help:"Print the findings as a JSON array."`
+	Timeout time.Duration `help:"How long all looks may take; those that had no time are reported." default:"1m"`
 }
 
 // brokerTimeout bounds all looks at the broker.
@@ -34,8 +35,16 @@ func (c *doctorCmd) Run(ctx context.Context, term terminal) error {
 	if err != nil {
 		return err
 	}
+	if c.Timeout <= 0 {
+		return usagef("--timeout %s: want more than 0", c.Timeout)
+	}
 	cautious(database, "ffstream doctor")
-	findings := c.sink(ctx, database, c.source(ctx, database))
+	looking, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	findings := c.sink(looking, database, c.source(looking, database))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err := c.print(term.out, findings); err != nil {
 		return fmt.Errorf("print findings: %w", err)
 	}
@@ -78,10 +87,15 @@ func (c *doctorCmd) source(ctx context.Context, database *pgconn.Config) []docto
 }
 
 // sink adds the looks at the broker, when one is named: the embedded one is the
-// service's own.
+// service's own, and there is none while no service runs.
 func (c *doctorCmd) sink(ctx context.Context, database *pgconn.Config, findings []doctor.Finding) []doctor.Finding {
 	if c.NATSURL == "" {
-		return findings
+		return append(findings, doctor.Finding{
+			ID: "nats", Severity: doctor.OK, Found: "no NATS URL is given, so run serves JetStream itself, and what it stores was not looked at: that takes a run and its address as --nats-url",
+		})
+	}
+	if ctx.Err() != nil {
+		return append(findings, doctor.Unseen("nats"))
 	}
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()

@@ -64,6 +64,7 @@ var checks = []check{
 	{"literals", literals},
 	{"slot", slot},
 	{"slot-wal", slotWAL},
+	{"failover", failover},
 	{"slot-keep-size", keepSize},
 	{"idle-slot-timeout", idleTimeout},
 	{"wal-sender-timeout", senderTimeout},
@@ -73,18 +74,31 @@ var checks = []check{
 
 // Source looks at the database behind conn, which must be in no transaction.
 // A check that fails, for want of a right for instance, is a fault of its own
-// and ends no other.
+// and ends no other; so is each for which ctx left no time.
 func Source(ctx context.Context, conn *pgx.Conn, cfg Config) []Finding {
 	findings := make([]Finding, 0, len(checks))
 	for _, c := range checks {
 		f, err := look(ctx, conn, cfg, c)
-		if err != nil {
+		if ctx.Err() != nil { // whatever the connection says of that
+			f = unseen()
+		} else if err != nil {
 			f = Finding{Severity: Fault, Found: err.Error(), Why: "what cannot be looked at may be wrong"}
 		}
 		f.ID = c.id
 		findings = append(findings, f)
 	}
 	return findings
+}
+
+// Unseen is the finding of a look that had no time, see Source and Stream.
+func Unseen(id string) Finding {
+	f := unseen()
+	f.ID = id
+	return f
+}
+
+func unseen() Finding {
+	return Finding{Severity: Fault, Found: "there was no time to look", Why: "what cannot be looked at may be wrong: give it longer (--timeout)"}
 }
 
 func look(ctx context.Context, conn *pgx.Conn, cfg Config, c check) (f Finding, err error) {

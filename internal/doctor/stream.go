@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -86,14 +87,20 @@ func absent(ctx context.Context, js jetstream.JetStream, cfg *publish.Config) in
 // holds and where it is kept.
 func stream(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg publish.Config) []Finding {
 	f := Finding{ID: "stream", Severity: OK}
-	if n := absent(ctx, js, &cfg); n == 1 { // Open would make the bucket anew, and this package makes nothing
+	s, err := publish.Look(ctx, nc, cfg)
+	one := absent(ctx, js, &cfg) == 1
+	if one && err == nil && s.LastSequence() == 0 { // somebody made it for the first run, which makes the bucket
+		one = false
+	}
+	switch command, mendable := publish.Mend(err); {
+	case mendable:
+		f.Severity, f.Found, f.Why, f.Run = Fault, err.Error(), "the service does not start", []string{command}
+		return []Finding{f}
+	case one:
 		f.Severity, f.Found = Fault, fmt.Sprintf("of stream %s and the bucket with its note, %s, only one is there", cfg.Stream, publish.Bucket(cfg.Stream))
 		f.Why = "how far the log was dealt with cannot be told, or what was stored is gone: restore it, or go on without what may be lost"
 		f.Run = []string{acceptGap}
 		return []Finding{f}
-	}
-	s, err := publish.Open(ctx, nc, cfg, false)
-	switch {
 	case errors.Is(err, publish.ErrStreamLost):
 		f.Found = "stream " + cfg.Stream + " does not exist" + firstRun
 		return []Finding{f}
@@ -101,9 +108,9 @@ func stream(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg publ
 		f.Severity, f.Found, f.Why = Fault, err.Error(), "the service does not start"
 		return []Finding{f}
 	case len(s.Warnings) > 0:
-		f.Severity, f.Found, f.Why = Warning, s.Warnings[0], "the stream keeps the promise, at a price"
-		for _, w := range s.Warnings[1:] {
-			f.Found += "; " + w
+		f.Severity, f.Found, f.Why = Warning, strings.Join(s.Warnings, "; "), "the stream keeps the promise, at a price"
+		if s.Edit != "" {
+			f.Run = []string{s.Edit}
 		}
 	default:
 		f.Found = fmt.Sprintf("stream %s keeps the promise, with messages up to %d", cfg.Stream, s.LastSequence())
@@ -117,7 +124,7 @@ func stream(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg publ
 	info := handle.CachedInfo()
 	clock := skew("NATS", info.TimeStamp, before, time.Now())
 	clock.ID = "nats-clock"
-	return append(findings, replicas(info, nc.ConnectedClusterName()), clock)
+	return append(findings, room(info, time.Now()), replicas(info, nc.ConnectedClusterName()), clock)
 }
 
 // writer looks at the stream's last message: who else writes breaks the chain.
@@ -125,13 +132,75 @@ func writer(ctx context.Context, s *publish.Stream, cfg *publish.Config) Finding
 	tail, err := s.ReadTail(ctx)
 	switch {
 	case errors.Is(err, publish.ErrStreamForeign):
-		return Finding{ID: "writer", Severity: Fault, Found: err.Error(), Why: "the service stops: what it stores would no longer be one unbroken sequence"}
+		f := Finding{ID: "writer", Severity: Fault, Found: err.Error(), Why: "the service stops: what it stores would no longer be one unbroken sequence"}
+		if command, ok := publish.Mend(err); ok {
+			f.Run = []string{command}
+		}
+		return f
 	case err != nil:
 		return Finding{ID: "writer", Severity: Fault, Found: err.Error(), Why: "what cannot be looked at may be wrong"}
 	case !tail.Stored:
 		return Finding{ID: "writer", Severity: OK, Found: "stream " + cfg.Stream + " holds no message that could be somebody else's"}
 	}
 	return Finding{ID: "writer", Severity: OK, Found: fmt.Sprintf("the last message of stream %s is this service's, at %s", cfg.Stream, tail.Position)}
+}
+
+// room judges how much more a stream takes that refuses what is beyond its bounds. The
+// forecast is by the average of what it holds.
+func room(info *jetstream.StreamInfo, now time.Time) Finding {
+	c, is := &info.Config, &info.State
+	f := Finding{ID: "room", Severity: OK, Found: "stream " + c.Name + " has no bound at which it refuses events"}
+	if c.Discard != jetstream.DiscardNew || c.MaxBytes <= 0 && c.MaxMsgs <= 0 {
+		return f
+	}
+	part, left, flags := 0.0, time.Duration(math.MaxInt64), ""
+	held, each := now.Sub(is.FirstTime), is.Bytes/max(1, is.Msgs)
+	var holds []string
+	for _, b := range []struct {
+		name, flag string
+		is         uint64
+		bound      int64
+	}{{"bytes", "--max-bytes", is.Bytes, c.MaxBytes}, {"messages", "--max-msgs", is.Msgs, c.MaxMsgs}} {
+		if b.bound <= 0 {
+			continue
+		}
+		holds = append(holds, fmt.Sprintf("%d of %d %s", b.is, b.bound, b.name))
+		full := float64(b.is) / float64(b.bound)
+		part = max(part, full)
+		if full < nearly {
+			continue
+		}
+		flags += fmt.Sprintf(" %s=%d", b.flag, more(float64(b.is), b.bound, held, c.MaxAge))
+		if b.is > 0 && held > 0 {
+			left = min(left, time.Duration(min((1/full-1)*float64(held), math.MaxInt64/2)))
+		}
+	}
+	f.Found = fmt.Sprintf("stream %s holds %s", c.Name, strings.Join(holds, " and "))
+	if part < nearly {
+		return f
+	}
+	f.Severity, f.Why = Warning, "when it is full, publishing stops until messages age out, and the slot holds the log"
+	switch {
+	case c.MaxMsgs > 0 && is.Msgs >= uint64(c.MaxMsgs), c.MaxBytes > 0 && is.Bytes+each > uint64(c.MaxBytes):
+		f.Severity, f.Why = Fault, "publishing stops until messages age out, and the slot holds the log"
+		f.Found += ": it is full"
+	case c.MaxAge > 0 && held+left >= c.MaxAge:
+		f.Found += ", and the first age out before it is full, at the average rate of what it holds"
+	case left < math.MaxInt64:
+		f.Found += fmt.Sprintf(": it is full in %s, at the average rate of what it holds", left.Round(time.Second))
+	}
+	f.Run = []string{"nats stream edit " + c.Name + flags + " --force"}
+	return f
+}
+
+// more is a bound that leaves room: twice the present one, or half as much again as
+// comes in before messages age out.
+func more(is float64, bound int64, held, maxAge time.Duration) int64 {
+	most := 2 * float64(bound)
+	if maxAge > 0 && held > time.Minute { // a shorter time tells nothing of a day
+		most = max(most, 1.5*is/held.Seconds()*maxAge.Seconds())
+	}
+	return int64(min(most, math.MaxInt64/2))
 }
 
 // replicas judges how many servers keep the stream, and whether they are there.
@@ -146,7 +215,7 @@ func replicas(info *jetstream.StreamInfo, cluster string) Finding {
 		f.Why = "while that server is away nothing is published, and what it had not synced is lost with its power"
 		f.Run = []string{
 			"nats stream edit " + info.Config.Name + " --replicas=3 --force",
-			"nats stream edit KV_" + publish.Bucket(info.Config.Name) + " --replicas=3 --force",
+			"nats kv edit " + publish.Bucket(info.Config.Name) + " --replicas=3", // the other would ask, whatever the flag says
 		}
 		return f
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -119,9 +117,18 @@ func TestWriter(t *testing.T) {
 	if _, err := js.Publish(ctx, "doctor.x", []byte("hello")); err != nil {
 		t.Fatal(err)
 	}
-	if f := look("writer"); f.Severity != Fault || !strings.Contains(f.Found, "another writer") {
-		t.Errorf("a message of another writer: %+v", f)
+	f := look("writer")
+	if f.Severity != Fault || !strings.Contains(f.Found, "another writer") || len(f.Run) != 1 {
+		t.Fatalf("a message of another writer: %+v", f)
 	}
+	cfg.Stream, cfg.Slot, cfg.Prefix = flag(t, f.Run[0], "--stream"), flag(t, f.Run[0], "--slot"), flag(t, f.Run[0], "--subject-prefix")
+	if _, err := publish.Open(ctx, nc, cfg, true); err != nil { // which that command does first
+		t.Fatal(err)
+	}
+	if f := look("writer"); f.Severity != OK {
+		t.Errorf("after the remedy: %+v", f)
+	}
+	cfg = testStream
 	if err := js.DeleteKeyValue(ctx, publish.Bucket(cfg.Stream)); err != nil {
 		t.Fatal(err)
 	}
@@ -143,8 +150,6 @@ func TestWriter(t *testing.T) {
 		t.Errorf("another stream: %+v", f)
 	}
 }
-
-var editCommand = regexp.MustCompile(`^nats stream edit (\S+) --replicas=(\d+) --force$`)
 
 // TestReplicas: in a cluster one replica is a warning, whose remedy is executed, and
 // so is a replica that is away.
@@ -184,23 +189,8 @@ func TestReplicas(t *testing.T) {
 	if before.Severity != Warning || len(before.Run) != 2 {
 		t.Fatalf("one replica in a cluster: %+v", before)
 	}
-	for _, command := range before.Run { // what the nats program sends for it
-		m := editCommand.FindStringSubmatch(command)
-		if m == nil {
-			t.Fatalf("%q is no command that this test knows", command)
-		}
-		retry(command, func(ctx context.Context) error {
-			stream, err := js.Stream(ctx, m[1])
-			if err != nil {
-				return err
-			}
-			cfg := stream.CachedInfo().Config
-			if cfg.Replicas, err = strconv.Atoi(m[2]); err != nil {
-				return err
-			}
-			_, err = js.UpdateStream(ctx, cfg)
-			return err
-		})
+	for _, command := range before.Run {
+		retry(command, func(ctx context.Context) error { return runNATS(ctx, t, js, command) })
 	}
 	settle := func(want Severity, says string) {
 		t.Helper()

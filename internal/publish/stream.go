@@ -98,6 +98,9 @@ type Stream struct {
 	// Warnings are differences from what Open would have created that leave the
 	// promise whole. Each names the field.
 	Warnings []string
+	// Edit is the command of the nats program that mends those of them which can be,
+	// empty when none can.
+	Edit string
 	// Created: Open created the stream.
 	Created bool
 	lastSeq uint64
@@ -158,7 +161,7 @@ func find(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 		return nil, 0, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
 	}
 	s.lastSeq = info.State.LastSeq
-	if err := s.check(info); err != nil {
+	if err := s.check(&info.Config); err != nil {
 		return nil, 0, err
 	}
 	return s, info.Config.Replicas, nil
@@ -220,73 +223,6 @@ func (s *Stream) promised() jetstream.StreamConfig {
 		cfg.Duplicates = s.cfg.MaxAge
 	}
 	return cfg
-}
-
-// check looks for differences between the stream and what the promise needs.
-func (s *Stream) check(info *jetstream.StreamInfo) error {
-	c := info.Config
-	want := s.cfg.Prefix + ".>"
-	fault := func(field, is, rule, remedy string) error {
-		return fmt.Errorf("%w: stream %s has %s %s: %s: %s", ErrStreamConfig, c.Name, field, is, rule, remedy)
-	}
-	switch {
-	case c.Mirror != nil || len(c.Sources) > 0:
-		return fault("mirror or sources", "set", "a stream has one writer", "name another stream (--stream)")
-	case len(c.Subjects) != 1 || c.Subjects[0] != want:
-		return fault("subjects", fmt.Sprintf("%q", c.Subjects), "this service writes "+want+" and is the only writer",
-			"name another stream (--stream) or prefix (--subject-prefix)")
-	case c.Sealed:
-		return fault("sealed", "true", "nothing can be stored", "name another stream (--stream)")
-	case c.Retention != jetstream.LimitsPolicy:
-		return fault("retention", c.Retention.String(), "messages must outlive their consumption",
-			"name another stream (--stream): retention cannot be edited to limits")
-	case c.NoAck:
-		return fault("no_ack", "true", "nothing would ever be confirmed", "set no_ack to false")
-	case c.Storage == jetstream.MemoryStorage:
-		return fault("storage", "memory", "a restart of the server would lose what was confirmed", "name a stream with file storage (--stream)")
-	case c.PersistMode == jetstream.AsyncPersistMode:
-		return fault("persist_mode", "async", "a message would be acknowledged before it is written", "name another stream (--stream): persist_mode cannot be edited")
-	case c.AllowMsgCounter:
-		return fault("allow_msg_counter", "true", "the stream would take counters alone", "name another stream (--stream)")
-	case c.SubjectTransform != nil:
-		return fault("subject_transform", "set", "subscribers rely on the subjects", "remove the transform")
-	case c.MaxMsgsPerSubject > 0:
-		return fault("max_msgs_per_subject", strconv.FormatInt(c.MaxMsgsPerSubject, 10), "it would delete events from the middle", "set it to -1")
-	}
-	if owner := c.Metadata[metaSystem]; owner != "" && owner != strconv.FormatUint(s.cfg.SystemID, 10) {
-		return fmt.Errorf("%w: stream %s belongs to the database system %s, and this database is %d: name another stream (--stream), or the database that the stream belongs to",
-			ErrStreamForeign, c.Name, owner, s.cfg.SystemID)
-	}
-	if owner := c.Metadata[metaSlot]; owner != "" && owner != s.cfg.Slot {
-		return fmt.Errorf("%w: stream %s is fed by slot %s, and this service holds %s: one slot feeds one stream: name another stream (--stream) or slot (--slot)",
-			ErrStreamForeign, c.Name, owner, s.cfg.Slot)
-	}
-	s.Atomic, s.maxMsgSize = c.AllowAtomicPublish, c.MaxMsgSize
-	s.warn(&c)
-	return nil
-}
-
-func (s *Stream) warn(c *jetstream.StreamConfig) {
-	if !s.Atomic {
-		s.Warnings = append(s.Warnings, "allow_atomic is off: subscribers may see half of a transaction; with nats-server 2.12 or newer: nats stream edit --allow-batch")
-	}
-	if !c.AllowDirect {
-		s.Warnings = append(s.Warnings, "allow_direct is off: subscribers' point reads all go to the leader")
-	}
-	want := s.promised()
-	for _, d := range []struct {
-		field    string
-		is, want any
-	}{
-		{"max_age", c.MaxAge, want.MaxAge}, {"num_replicas", c.Replicas, want.Replicas}, {"duplicate_window", c.Duplicates, want.Duplicates},
-	} {
-		if d.is != d.want {
-			s.Warnings = append(s.Warnings, fmt.Sprintf("%s is %v, and a stream that this service creates has %v", d.field, d.is, d.want))
-		}
-	}
-	if c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0) {
-		s.Warnings = append(s.Warnings, "max_bytes or max_msgs with discard old deletes events before max_age when the limit is reached")
-	}
 }
 
 // LastSequence is the sequence of the last message that the stream ever stored
@@ -395,12 +331,12 @@ func (s *Stream) parseTail(tail Tail, msg *jetstream.RawStreamMsg) (Tail, error)
 	text := msg.Header.Get(jetstream.MsgIDHeader)
 	id, err := ffstream.ParseEventID(text)
 	if err != nil || msg.Header.Get(ffstream.HeaderPosition) != id.Position.String() {
-		return Tail{}, fmt.Errorf("%w: message %d of stream %s (subject %s) is no event of ffstream: another writer uses its subjects: stop it, and name another stream (--stream)",
-			ErrStreamForeign, tail.Sequence, s.cfg.Stream, msg.Subject)
+		return Tail{}, &unfit{fmt.Errorf("%w: message %d of stream %s (subject %s) is no event of ffstream: another writer uses its subjects: stop it, and name another stream (--stream)",
+			ErrStreamForeign, tail.Sequence, s.cfg.Stream, msg.Subject), s.anew()}
 	}
 	if id.System != s.cfg.SystemID {
-		return Tail{}, fmt.Errorf("%w: message %d of stream %s is of the database system %d, and this database is %d: name another stream (--stream), or the database that the stream belongs to",
-			ErrStreamForeign, tail.Sequence, s.cfg.Stream, id.System, s.cfg.SystemID)
+		return Tail{}, &unfit{fmt.Errorf("%w: message %d of stream %s is of the database system %d, and this database is %d: name another stream (--stream), or the database that the stream belongs to",
+			ErrStreamForeign, tail.Sequence, s.cfg.Stream, id.System, s.cfg.SystemID), s.anew()}
 	}
 	tail.Stored, tail.Position = true, id.Position
 	tail.Gap = msg.Subject == s.cfg.Prefix+".gap"

@@ -1,0 +1,61 @@
+package doctor
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/ffstream/ffstream/internal/testenv"
+	"github.com/ffstream/ffstream/migrations"
+)
+
+// TestFailover: only a slot that could be synchronised and is not is a warning.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name                 string
+		version, standbys    int
+		exists, synchronised bool
+		severity             Severity
+	}{
+		{"no standby", 17, 0, true, false, OK},
+		{"before 17", 16, 1, true, false, OK},
+		{"before the first run", 17, 1, false, false, OK},
+		{"synchronised", 17, 1, true, true, OK},
+		{"not synchronised", 17, 1, true, false, Warning},
+		{"not synchronised, by a newer one", 18, 2, true, false, Warning},
+	} {
+		f := judgeFailover(c.version, c.standbys, c.exists, c.synchronised, "s", "d")
+		if f.Severity != c.severity || (f.Why == "") != (c.severity == OK) {
+			t.Errorf("%s: %+v", c.name, f)
+		}
+		if c.severity != OK && (len(f.Run) != 1 || f.Run[0] != `psql 'dbname=d replication=database' -c 'ALTER_REPLICATION_SLOT "s" (FAILOVER true)'`) {
+			t.Errorf("%s: %q", c.name, f.Run)
+		}
+	}
+	db := testenv.DB(t, testenv.Schema{})
+	conn := mustConnect(t, db.URL)
+	defer func() { _ = conn.Close(t.Context()) }()
+	if f := find(t, Source(t.Context(), conn, Config{Slot: "none"}), "failover"); f.Severity != OK {
+		t.Errorf("a server of the tests: %+v", f)
+	}
+}
+
+// TestUnseen: a check that had no time is reported.
+func TestUnseen(t *testing.T) {
+	t.Parallel()
+	db := testenv.DB(t, testenv.Schema{})
+	conn := mustConnect(t, db.URL)
+	defer func() { _ = conn.Close(context.Background()) }()
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	all := Source(over, conn, Config{Config: migrations.Config{Publication: "ffstream"}, Slot: "none"})
+	if len(all) != len(checks) {
+		t.Errorf("%d findings of %d checks", len(all), len(checks))
+	}
+	for _, f := range all {
+		if f.ID == "" || f.Severity != Fault || !strings.Contains(f.Why, "--timeout") {
+			t.Errorf("%+v", f)
+		}
+	}
+}
