@@ -120,18 +120,36 @@ func TestHelmRefuses(t *testing.T) {
 	t.Parallel()
 	for values, says := range map[string]string{
 		"replicas: 0": "replicas",
-		"databaseURL: postgres://svc:secret@db/engine":               "databaseURL",
-		"databaseURL: postgres://db/engine?user=svc&password=secret": "databaseURL",
-		"natsURL: nats://svc:secret@nats:4222":                       "natsURL",
-		"config: {DATABASE_URL: x}":                                  "config",
-		"config: {FFSTREAM_STREAMS: x}":                              "config",
-		"config: {FFSTREAM_STREAM: [x]}":                             "config",
-		"resource: {}":                                               "resource",
-		"networkPolicy: {enabled: true, databasePort: 0}":            "databasePort",
-		"goMemoryLimit: 208M":                                        "goMemoryLimit",
-		"image: {repository: ffstream, pullPolicy: Seldom}":          "pullPolicy",
+		"databaseURL: postgres://svc:secret@db/engine":                              "databaseURL",
+		"databaseURL: postgres://db/engine?user=svc&password=secret":                "databaseURL",
+		"databaseURL: postgres://db/engine?user=svc&p%61ssword=secret":              "databaseURL",
+		"databaseURL: postgres://db/engine?%70assword=secret":                       "databaseURL",
+		"natsURL: nats://svc:secret@nats:4222":                                      "natsURL",
+		"config: {FFSTREAM_NATS_CREDS_FILE: /run/secrets/ffstream/nats/nats.creds}": "natsSecret",
+		"config: {DATABASE_URL: x}":                                                 "config",
+		"config: {FFSTREAM_STREAMS: x}":                                             "config",
+		"config: {FFSTREAM_STREAM: [x]}":                                            "config",
+		"resource: {}":                                                              "resource",
+		"networkPolicy: {enabled: true, databasePort: 0}":                           "databasePort",
+		"goMemoryLimit: 208M":                                                       "goMemoryLimit",
+		"image: {repository: ffstream, pullPolicy: Seldom}":                         "pullPolicy",
 	} {
 		if _, err := template(loadChart(t), values); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", values, err)
+		}
+	}
+}
+
+// TestHelmTakes: what looks like a secret and is none is no reason to refuse.
+func TestHelmTakes(t *testing.T) {
+	t.Parallel()
+	for _, values := range []string{
+		"databaseURL: postgres://svc@db/engine?options=-c%20statement_timeout%3D0&sslmode=verify-full",
+		"databaseURL: postgres://s%3Av@db/the%20engine",
+		"config: {FFSTREAM_NATS_CA_FILE: /etc/ssl/certs/nats.pem}",
+		"{natsSecret: nats, config: {FFSTREAM_NATS_CREDS_FILE: /run/secrets/ffstream/nats/nats.creds}}",
+	} {
+		if _, err := template(loadChart(t), values); err != nil {
 			t.Errorf("%s: %v", values, err)
 		}
 	}

@@ -50,6 +50,9 @@ func TestUnitSettings(t *testing.T) {
 	if regexp.MustCompile(`(?m)^[^#]*(://[^/@\s]*:[^/@\s]*@|PASSWORD=|TOKEN=)`).MatchString(env) {
 		t.Error("a secret stands in the environment file")
 	}
+	if !regexp.MustCompile(`(?m)^FFSTREAM_DATABASE_URL=\S+sslmode=verify-full$`).MatchString(env) {
+		t.Error("the environment file's database need not prove its name")
+	}
 	loaded := regexp.MustCompile(`LoadCredential=([a-z.-]+):`).FindAllStringSubmatch(unit, -1)
 	used := regexp.MustCompile(`=%d/([a-z.-]+)`).FindAllStringSubmatch(unit, -1)
 	if len(loaded) != 2 || len(used) != 2 {
