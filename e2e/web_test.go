@@ -111,6 +111,9 @@ func TestWeb(t *testing.T) {
 		code, body := second.get("/readyz")
 		return code == 200 && strings.Contains(body, `"role": "standby"`), body
 	})
+	if r := second.report(); r.LastError == nil || r.LastFailure != nil {
+		t.Errorf("a standby's life is no failure: %s", mustJSON(r))
+	}
 	second.stop()
 	database.Stop()
 	await(t, "the service to notice that the database is away", func() (bool, string) {
