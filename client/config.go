@@ -24,6 +24,9 @@ var (
 	ErrExpired = errors.New("stream no longer reaches back to the position")
 	// ErrPurged: the execution's row was deleted.
 	ErrPurged = errors.New("execution was purged")
+	// ErrStreamGone: someone deleted the stream while it was read. What was missed
+	// must be read from the database.
+	ErrStreamGone = errors.New("stream is gone")
 	// ErrConsumerGone: someone deleted the durable consumer.
 	ErrConsumerGone = errors.New("consumer is gone")
 )

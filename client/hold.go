@@ -3,14 +3,26 @@ package client
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
+
+// history is what a run has handled. It outlives the sessions.
+type history struct {
+	ring
+	// past is used where the consumer is ephemeral: another one begins behind the
+	// oldest that is not settled, and gives again what was handled since, however
+	// much that is.
+	past settled
+}
+
+// has reports whether the run has handled a message.
+func (h *history) has(seq uint64) bool { return h.seqs[seq] || h.past.has(seq) }
 
 // ring is the latest messages that were handled, with where their
 // acknowledgements go. The server can have missed no more acknowledgements than
@@ -26,8 +38,6 @@ type handled struct {
 	seq   uint64
 	reply string
 }
-
-func (r *ring) has(seq uint64) bool { return r.seqs[seq] }
 
 func (r *ring) add(seq uint64, reply string) {
 	if r.seqs == nil {
@@ -73,7 +83,7 @@ func (ss *session) touch(now time.Time, every time.Duration) {
 // hand. Until then something older than what is held may come: what a run before
 // this one did not finish, or what was lost on its way.
 func (ss *session) release(ctx context.Context) {
-	const quick, slow = 50 * time.Millisecond, time.Second
+	const quick, slow = shortWait, longWait
 	wait := quick
 	for {
 		select {
@@ -81,23 +91,26 @@ func (ss *session) release(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-		before, holding := ss.handful()
-		if !holding && !ss.suspect.Swap(false) {
+		before := ss.handful()
+		if !before.holding && !ss.suspect.Swap(false) {
 			wait = quick
 			continue
 		}
 		foreign := ss.strangers()
-		info, err := ss.con.Info(ctx)
-		if errors.Is(err, jetstream.ErrConsumerNotFound) {
-			ss.consumeError(err)
+		var info *jetstream.ConsumerInfo
+		err := ss.s.patient(ctx, func(ctx context.Context) (err error) {
+			info, err = ss.con.Info(ctx)
+			return err
+		})
+		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			ss.suspect.Store(true)
-		} else {
-			ss.judge(foreign, filtersOf(info.Config))
+			ss.lose(err)
+			return
 		}
-		if err != nil || holding && !ss.letGo(before, info.NumAckPending) {
+		ss.judge(foreign, filtersOf(info.Config))
+		if before.holding && !ss.letGo(before, info.NumAckPending) {
 			wait = min(2*wait, slow)
 		}
 	}
@@ -128,44 +141,83 @@ func (ss *session) judge(foreign []*delivery, subjects []string) {
 	ss.foreign = ss.foreign[len(foreign):]
 	for _, d := range foreign {
 		delete(ss.inHand, d.Sequence)
-		ss.done.add(d.Sequence, d.msg.Reply())
+		ss.settle(d)
 		_ = d.msg.Ack() // lost, it comes again
 	}
 	ss.pump()
 }
 
-// handful is what is in hand while something is held.
-func (ss *session) handful() ([]uint64, bool) {
+// handful is what is in hand while something is held, and what was received.
+type handful struct {
+	holding bool
+	gaps    int
+	top     uint64
+	seqs    []uint64
+}
+
+func (ss *session) handful() handful {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	if !ss.holding {
-		return nil, false
+	h := handful{holding: ss.holding, gaps: ss.gaps, top: ss.top}
+	if h.holding {
+		h.seqs = slices.Collect(maps.Keys(ss.inHand))
 	}
-	seqs := make([]uint64, 0, len(ss.inHand))
-	for seq := range ss.inHand {
-		seqs = append(seqs, seq)
-	}
-	return seqs, true
+	return h
 }
 
 // letGo ends the hold when all that the server waits for was in hand before it
-// was asked and still is: then it was in hand while the server answered.
-func (ss *session) letGo(before []uint64, pending int) bool {
+// was asked and still is: then it was in hand while the server answered. Nothing
+// may have been missed since.
+func (ss *session) letGo(before handful, pending int) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	sure := 0
-	for _, seq := range before {
+	for _, seq := range before.seqs {
 		if ss.inHand[seq] != nil {
 			sure++
 		}
 	}
-	if sure < pending {
+	if sure < pending || ss.gaps != before.gaps {
 		return false
 	}
 	slices.SortFunc(ss.held, func(a, b *delivery) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	ss.holding = false
+	ss.settleAll(before.top)
 	ss.pump()
 	return true
+}
+
+// settleAll settles all up to a sequence that is not in hand: the server waits for
+// nothing else there. mu is held.
+func (ss *session) settleAll(top uint64) {
+	if ss.cfg.Durable != "" || ss.done.past.start == 0 {
+		return
+	}
+	from := ss.done.past.start
+	for _, seq := range slices.Sorted(maps.Keys(ss.inHand)) {
+		if seq > top {
+			break
+		}
+		if seq > from {
+			ss.done.past.add(from, seq-1)
+		}
+		from = max(from, seq+1)
+	}
+	ss.done.past.add(from, top)
+}
+
+// settle notes what the run is done with, and where its acknowledgement goes. mu is
+// held.
+func (ss *session) settle(d *delivery) {
+	ss.done.add(d.Sequence, d.msg.Reply())
+	ss.passOver(d.Sequence, d.Sequence)
+}
+
+// passOver notes that nothing is left to do in a range of sequences. mu is held.
+func (ss *session) passOver(from, to uint64) {
+	if ss.cfg.Durable == "" {
+		ss.done.past.add(from, to)
+	}
 }
 
 // reconnects repeats the latest acknowledgements when the connection is back:

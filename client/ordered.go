@@ -3,60 +3,187 @@ package client
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// reading is the stream from a place on, in its order, without acknowledgements.
+// What was on its way when a connection broke, or a server forgot the consumer, is
+// asked for again by another consumer. One goroutine reads.
+type reading struct {
+	s        *Subscriber
+	stream   jetstream.Stream // as it was found first
+	next     uint64           // where another consumer begins; 0: at the time that From says
+	consumed uint64           // the consumer's sequence of the latest message
+	pending  uint64           // how many were behind the latest; without one, behind next
+	failures int              // since the latest message
+	unwatch  func()
+
+	mu       sync.Mutex // guards what follows
+	messages jetstream.MessagesContext
+	closed   bool
+}
+
+// openOrdered begins to read. The reading is the caller's to close.
+func (s *Subscriber) openOrdered(ctx context.Context) (*reading, error) {
+	r := &reading{s: s}
+	if err := r.open(ctx); err != nil {
+		return nil, err
+	}
+	nc := s.js.Conn()
+	changed := nc.StatusChanged(nats.CONNECTED)
+	done := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			case _, ok := <-changed:
+				if !ok {
+					return
+				}
+				r.interrupt() // what was on its way is lost, and nothing behind it may come to tell
+			}
+		}
+	})
+	r.unwatch = func() {
+		nc.RemoveStatusListener(changed)
+		close(done)
+		watching.Wait()
+	}
+	return r, nil
+}
+
+// open makes a consumer that begins at next.
+func (r *reading) open(ctx context.Context) error {
+	var messages jetstream.MessagesContext
+	err := r.s.patient(ctx, func(ctx context.Context) error {
+		stream, err := r.s.find(ctx, r.stream)
+		if err != nil {
+			return err
+		}
+		c := jetstream.ConsumerConfig{
+			AckPolicy: jetstream.AckNonePolicy, Replicas: 1, MemoryStorage: true, InactiveThreshold: forgetAfter,
+			FilterSubjects: r.s.cfg.subjects(stream),
+		}
+		if err := r.s.startAt(ctx, stream, &c, r.next); err != nil {
+			return err
+		}
+		consumer, err := stream.CreateConsumer(ctx, c)
+		if err != nil {
+			return err
+		}
+		r.pending = consumer.CachedInfo().NumPending
+		if messages, err = consumer.Messages(jetstream.WithMessagesErrOnMissingHeartbeat(true)); err != nil {
+			return err
+		}
+		r.stream, r.next, r.consumed = stream, c.OptStartSeq, 0
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.messages = messages
+	if r.closed {
+		messages.Stop()
+	}
+	return nil
+}
+
+// interrupt ends the wait for a message.
+func (r *reading) interrupt() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.messages.Stop()
+}
+
+// close ends the reading: by itself, or by the end of ctx.
+func (r *reading) close() {
+	r.unwatch()
+	r.end()
+}
+
+func (r *reading) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	r.messages.Stop()
+}
+
+// message is the next one, nil when ctx has ended or UntilEnd has been reached.
+// Ctx is one that ends the reading.
+func (r *reading) message(ctx context.Context) (jetstream.Msg, uint64, error) {
+	for {
+		m, err := r.messages.Next()
+		if ctx.Err() != nil {
+			return nil, 0, nil
+		}
+		if err == nil {
+			meta, err := m.Metadata()
+			if err != nil {
+				return nil, 0, fmt.Errorf("read message on %s: %w", m.Subject(), err)
+			}
+			if meta.Sequence.Consumer == r.consumed+1 {
+				r.consumed, r.next, r.pending, r.failures = r.consumed+1, meta.Sequence.Stream+1, meta.NumPending, 0
+				return m, meta.Sequence.Stream, nil
+			}
+		}
+		if r.s.js.Conn().IsClosed() {
+			return nil, 0, fmt.Errorf("consume stream %s: %w", r.s.cfg.Stream, nats.ErrConnectionClosed)
+		}
+		if more, err := r.again(ctx); !more || err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+// again opens anew behind the latest message, and reports whether there is more to
+// wait for.
+func (r *reading) again(ctx context.Context) (bool, error) {
+	r.interrupt()
+	if r.failures++; r.failures > 1 {
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case <-time.After(longWait):
+		}
+	}
+	if err := r.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return false, nil
+		}
+		return false, fmt.Errorf("consume stream %s: %w", r.s.cfg.Stream, err)
+	}
+	return !r.s.cfg.UntilEnd || r.pending > 0, nil
+}
+
 // runOrdered reads without acknowledgements, one event at a time.
 func (s *Subscriber) runOrdered(ctx context.Context, handle Handler) error {
-	messages, any, err := s.openOrdered(ctx)
+	r, err := s.openOrdered(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
 	}
-	defer messages.Stop()
-	if s.cfg.UntilEnd && !any {
+	defer r.close()
+	if s.cfg.UntilEnd && r.pending == 0 {
 		return nil
 	}
-	return s.readOrdered(ctx, messages, handle)
+	return s.readOrdered(ctx, r, handle)
 }
 
-// openOrdered begins to read, and tells whether there is something to read.
-func (s *Subscriber) openOrdered(ctx context.Context) (jetstream.MessagesContext, bool, error) {
-	stream, err := s.js.Stream(ctx, s.cfg.Stream)
-	if err != nil {
-		return nil, false, err
-	}
-	c := jetstream.ConsumerConfig{}
-	if err := s.startAt(ctx, stream, &c, 0); err != nil {
-		return nil, false, err
-	}
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: s.cfg.subjects(stream), DeliverPolicy: c.DeliverPolicy, OptStartSeq: c.OptStartSeq, OptStartTime: c.OptStartTime,
-	})
-	if err != nil {
-		return nil, false, err
-	}
-	pending := uint64(1)
-	if s.cfg.UntilEnd {
-		info, err := consumer.Info(ctx)
-		if err != nil {
-			return nil, false, err
-		}
-		pending = info.NumPending
-	}
-	messages, err := consumer.Messages()
-	return messages, pending > 0, err
-}
-
-func (s *Subscriber) readOrdered(ctx context.Context, messages jetstream.MessagesContext, handle Handler) error {
-	defer context.AfterFunc(ctx, messages.Stop)()
+func (s *Subscriber) readOrdered(ctx context.Context, r *reading, handle Handler) error {
+	defer context.AfterFunc(ctx, r.end)()
 	ss := session{s: s, cfg: &s.cfg, filter: s.cfg.filter(), failed: make(chan error, 1), handle: func(ctx context.Context, b []*Message) error { return handle(ctx, b[0]) }}
 	for {
-		d, pending, err := ss.nextOrdered(ctx, messages)
+		d, err := ss.nextOrdered(ctx, r)
 		if err != nil || d == nil {
 			return err
 		}
@@ -65,26 +192,19 @@ func (s *Subscriber) readOrdered(ctx context.Context, messages jetstream.Message
 				return err
 			}
 		}
-		if ctx.Err() != nil || s.cfg.UntilEnd && pending == 0 {
+		if ctx.Err() != nil || s.cfg.UntilEnd && r.pending == 0 {
 			return nil
 		}
 	}
 }
 
-// nextOrdered is the next message, nil when ctx has ended, and how many are behind it.
-func (ss *session) nextOrdered(ctx context.Context, messages jetstream.MessagesContext) (*delivery, uint64, error) {
-	m, err := messages.Next()
-	if ctx.Err() != nil {
-		return nil, 0, nil
+// nextOrdered is the next message, nil when there is none any more.
+func (ss *session) nextOrdered(ctx context.Context, r *reading) (*delivery, error) {
+	m, seq, err := r.message(ctx)
+	if err != nil || m == nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, 0, fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, err)
-	}
-	meta, err := m.Metadata()
-	if err != nil {
-		return nil, 0, fmt.Errorf("read message on %s: %w", m.Subject(), err)
-	}
-	return ss.read(m, meta.Sequence.Stream), meta.NumPending, nil
+	return ss.read(m, seq), nil
 }
 
 // insist tries one event until it is handled, given up, or ctx ends.

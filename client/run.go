@@ -21,13 +21,18 @@ const (
 	pinTTL     = 4 * time.Second
 )
 
+// forgetAfter is when the server forgets a consumer without a name that nobody asks.
+const forgetAfter = 5 * time.Minute
+
 // atomicEvents is how large a transaction is stored atomically.
 const atomicEvents = 1000
 
 // Run gives each wanted event to handle until ctx ends; then it takes no more,
-// lets the handlers finish and returns nil. It outlives outages of the broker as
-// long as the connection does. An error is what waiting cannot mend: the stream
-// or the durable consumer is gone, or an event is poison and nobody takes it.
+// lets the handlers finish and returns nil. Outages of the broker are waited out,
+// those at its start too, as long as the connection is not closed. An error is what
+// waiting cannot mend: there is no such stream, or it was deleted (ErrStreamGone);
+// the durable consumer was (ErrConsumerGone); JetStream is not enabled, or a right
+// is missing; or an event is poison and nobody takes it.
 func (s *Subscriber) Run(ctx context.Context, handle Handler) error {
 	if s.cfg.Ordered {
 		return s.runOrdered(ctx, handle)
@@ -53,58 +58,96 @@ func (s *Subscriber) RunTransactions(ctx context.Context, handle func(ctx contex
 }
 
 func (s *Subscriber) run(ctx context.Context, handle batchHandler, grouped bool) error {
-	stream, err := s.js.Stream(ctx, s.cfg.Stream)
-	if err != nil {
-		return fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
-	}
-	var done ring
-	var from uint64
+	var o opened
+	var done history
 	for {
-		consumer, subjects, err := s.open(ctx, stream, grouped, from)
-		if err != nil {
+		var err error
+		if o, err = s.open(ctx, grouped, o.stream, done.past.next()); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
 		}
-		ss := newSession(s, consumer, subjects, handle, grouped, &done)
-		err = ss.run(ctx)
-		if s.cfg.Durable != "" || !errors.Is(err, ErrConsumerGone) || ctx.Err() != nil {
-			if s.cfg.Durable == "" {
-				s.forget(ctx, consumer)
-			}
-			return err
+		err = newSession(s, o, handle, grouped, &done).run(ctx)
+		switch {
+		case s.cfg.Durable == "" && errors.Is(err, ErrConsumerGone) && ctx.Err() == nil:
+			continue // the server forgot an ephemeral consumer in an outage
+		case s.cfg.Durable == "":
+			s.forget(ctx, o.consumer)
+		case errors.Is(err, ErrConsumerGone):
+			return s.blame(ctx, o.stream, err)
 		}
-		from = ss.next // the server forgot an ephemeral consumer in an outage
+		return err
 	}
+}
+
+// blame says why a durable consumer is gone: alone, or with its stream.
+func (s *Subscriber) blame(ctx context.Context, stream jetstream.Stream, err error) error {
+	lost := s.patient(ctx, func(ctx context.Context) error {
+		_, err := s.find(ctx, stream)
+		return err
+	})
+	if errors.Is(lost, ErrStreamGone) {
+		return fmt.Errorf("consume stream %s: %w", s.cfg.Stream, lost)
+	}
+	return err
 }
 
 // forget removes an ephemeral consumer; the server would, later.
 func (s *Subscriber) forget(ctx context.Context, consumer jetstream.Consumer) {
+	if !s.js.Conn().IsConnected() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = s.js.DeleteConsumer(ctx, s.cfg.Stream, consumer.CachedInfo().Name)
 }
 
-// open makes the consumer, or takes the durable one that is there, and tells its
-// subjects. From is where an ephemeral one resumes, 0 at first.
-func (s *Subscriber) open(ctx context.Context, stream jetstream.Stream, grouped bool, from uint64) (jetstream.Consumer, []string, error) {
-	want := s.consumerConfig(stream, grouped)
+// opened is what a session reads from.
+type opened struct {
+	stream   jetstream.Stream
+	consumer jetstream.Consumer
+	subjects []string // that the consumer was asked for; none is all
+}
+
+// open makes the consumer, or takes the durable one that is there. Before is the
+// stream of an earlier session of this run, and from where an ephemeral consumer
+// resumes, nil and 0 at first. Outages are waited out.
+func (s *Subscriber) open(ctx context.Context, grouped bool, before jetstream.Stream, from uint64) (o opened, err error) {
+	err = s.patient(ctx, func(ctx context.Context) error {
+		if o.stream, err = s.find(ctx, before); err != nil {
+			return err
+		}
+		want := s.consumerConfig(o.stream, grouped)
+		o.subjects = want.FilterSubjects
+		o.consumer, err = s.consumer(ctx, o.stream, want, from)
+		return err
+	})
+	return o, err
+}
+
+func (s *Subscriber) consumer(ctx context.Context, stream jetstream.Stream, want jetstream.ConsumerConfig, from uint64) (jetstream.Consumer, error) {
 	if want.Durable != "" {
 		there, err := stream.Consumer(ctx, want.Durable)
 		if err == nil {
-			consumer, err := adopt(ctx, stream, there.CachedInfo().Config, want)
-			return consumer, want.FilterSubjects, err
+			return adopt(ctx, stream, there.CachedInfo().Config, want)
 		}
 		if !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	if err := s.startAt(ctx, stream, &want, from); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	consumer, err := stream.CreateConsumer(ctx, want)
-	return consumer, want.FilterSubjects, err
+	if want.Durable == "" || !errors.Is(err, jetstream.ErrConsumerExists) {
+		return consumer, err
+	}
+	there, err := stream.Consumer(ctx, want.Durable) // another process was faster
+	if err != nil {
+		return nil, err
+	}
+	return adopt(ctx, stream, there.CachedInfo().Config, want)
 }
 
 func (s *Subscriber) startAt(ctx context.Context, stream jetstream.Stream, c *jetstream.ConsumerConfig, from uint64) error {
@@ -131,7 +174,7 @@ func (s *Subscriber) consumerConfig(stream jetstream.Stream, grouped bool) jetst
 		c.Metadata = map[string]string{shareKey: share}
 	}
 	if s.cfg.Durable == "" {
-		c.InactiveThreshold = 5 * time.Minute
+		c.InactiveThreshold = forgetAfter
 		c.MemoryStorage = stream.CachedInfo().Config.Replicas <= 1
 	} else if pins(s.js) {
 		c.PriorityPolicy, c.PriorityGroups, c.PinnedTTL = jetstream.PriorityPolicyPinned, []string{pinGroup}, max(s.cfg.AckWait, pinTTL)

@@ -48,7 +48,7 @@ type session struct {
 	handle   batchHandler
 	grouped  bool
 	con      jetstream.Consumer
-	subjects []string    // that the consumer was asked for; none is all
+	subjects []string
 	failed   chan error  // of capacity 1: the first error ends the session
 	suspect  atomic.Bool // the consumer may be gone
 
@@ -65,18 +65,24 @@ type session struct {
 	received bool   // so the server's pin is, or was, this session's
 	lost     bool   // the pin is another's
 	consumed uint64 // the consumer's sequence of the latest delivery
-	next     uint64 // where a new consumer would begin
-	done     *ring
+	gaps     int    // how often something was missed between two
+	top      uint64 // of the stream's sequences, the greatest that came
+	placed   bool   // it is known what top is, though nothing came yet
+	done     *history
 }
 
-func newSession(s *Subscriber, con jetstream.Consumer, subjects []string, handle batchHandler, grouped bool, done *ring) *session {
-	info := con.CachedInfo()
+func newSession(s *Subscriber, o opened, handle batchHandler, grouped bool, done *history) *session {
+	info := o.consumer.CachedInfo()
 	ss := &session{
-		s: s, cfg: &s.cfg, filter: s.cfg.filter(), handle: handle, grouped: grouped, con: con, subjects: subjects, failed: make(chan error, 1),
+		s: s, cfg: &s.cfg, filter: s.cfg.filter(), handle: handle, grouped: grouped, con: o.consumer, subjects: o.subjects, failed: make(chan error, 1),
 		inHand: map[uint64]*delivery{}, queues: map[ffstream.ExecutionID]*queue{},
-		consumed: info.Delivered.Consumer, next: max(info.Delivered.Stream+1, info.Config.OptStartSeq), done: done,
+		consumed: info.Delivered.Consumer, done: done,
 	}
 	done.size = 2 * s.cfg.MaxPending
+	if begin := info.Config.OptStartSeq; s.cfg.Durable == "" && begin > 0 {
+		done.past.start = cmp.Or(done.past.start, begin)
+		ss.top, ss.placed = begin-1, true
+	}
 	ss.wake = sync.NewCond(&ss.mu)
 	return ss
 }
@@ -146,8 +152,8 @@ func (ss *session) consume(ctx context.Context) error {
 
 func (ss *session) consumeError(err error) {
 	switch {
-	case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
-		ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, ErrConsumerGone))
+	case errors.Is(err, jetstream.ErrConsumerDeleted):
+		ss.lose(err)
 	case errors.Is(err, nats.ErrConnectionClosed):
 		ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, err))
 	case errors.Is(err, jetstream.ErrPinIDMismatch):
@@ -155,6 +161,14 @@ func (ss *session) consumeError(err error) {
 	default:
 		ss.suspect.Store(true)
 	}
+}
+
+// lose ends the session with what the server said of its consumer.
+func (ss *session) lose(err error) {
+	if errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		err = ErrConsumerGone // and whether the stream is, too, the run asks
+	}
+	ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, err))
 }
 
 // fail ends the session with the first error that it is given.
@@ -176,10 +190,7 @@ func (ss *session) receive(m jetstream.Msg) {
 	unwanted := d.broken == nil && !ss.wants(d)
 
 	ss.mu.Lock()
-	gap := meta.Sequence.Consumer != ss.consumed+1
-	ss.consumed, ss.received, ss.lost = meta.Sequence.Consumer, true, false
-	ss.next = max(ss.next, d.Sequence+1)
-	ss.holding = ss.holding || gap
+	ss.arrive(meta)
 	known := ss.inHand[d.Sequence]
 	again := known != nil || ss.stopping
 	late := known == nil && ss.stopping
@@ -198,6 +209,7 @@ func (ss *session) receive(m jetstream.Msg) {
 		ss.pump()
 	} else if !again {
 		handled = true
+		ss.passOver(d.Sequence, d.Sequence)
 	}
 	ss.mu.Unlock()
 	if late {
@@ -206,6 +218,23 @@ func (ss *session) receive(m jetstream.Msg) {
 	if handled {
 		_ = m.Ack() // lost, it comes again
 	}
+}
+
+// arrive places a delivery: behind the one before, or something was missed. mu is
+// held.
+func (ss *session) arrive(meta *jetstream.MsgMetadata) {
+	seq := meta.Sequence.Stream
+	switch {
+	case meta.Sequence.Consumer != ss.consumed+1:
+		ss.gaps++
+		ss.holding = true
+	case ss.placed:
+		ss.passOver(ss.top+1, seq-1)
+	default: // the first of all
+		ss.done.past.start = cmp.Or(ss.done.past.start, seq)
+	}
+	ss.consumed, ss.received, ss.lost, ss.placed = meta.Sequence.Consumer, true, false, true
+	ss.top = max(ss.top, seq)
 }
 
 func (ss *session) read(m jetstream.Msg, seq uint64) *delivery {
@@ -346,7 +375,6 @@ func (ss *session) giveBack(ctx context.Context) {
 	rest := make([]*delivery, 0, len(ss.inHand))
 	for _, d := range ss.inHand {
 		rest = append(rest, d)
-		ss.next = min(ss.next, d.Sequence)
 	}
 	ss.mu.Unlock()
 	nak(rest) // without a delay: the next run begins nothing before it has them

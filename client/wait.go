@@ -60,7 +60,7 @@ func OpenWaiter(ctx context.Context, js jetstream.JetStream, cfg Config, r Reade
 	if err != nil {
 		return nil, err
 	}
-	messages, _, err := s.openOrdered(ctx)
+	events, err := s.openOrdered(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
 	}
@@ -68,8 +68,8 @@ func OpenWaiter(ctx context.Context, js jetstream.JetStream, cfg Config, r Reade
 	w.stop = stop
 	go func() {
 		defer close(w.ended)
-		defer messages.Stop()
-		w.err = s.readOrdered(inner, messages, w.event)
+		defer events.close()
+		w.err = s.readOrdered(inner, events, w.event)
 	}()
 	return w, nil
 }

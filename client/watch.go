@@ -68,17 +68,17 @@ func (w *watch) run(ctx context.Context, js jetstream.JetStream, cfg Config) err
 	if err != nil {
 		return err
 	}
-	messages, _, err := s.openOrdered(ctx)
+	r, err := s.openOrdered(ctx)
 	if err != nil {
 		return fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
 	}
-	defer messages.Stop()
-	defer context.AfterFunc(ctx, messages.Stop)()
+	defer r.close()
+	defer context.AfterFunc(ctx, r.end)()
 	more, err := w.read(ctx)
 	ss := session{s: s, cfg: &s.cfg, filter: s.cfg.filter()}
 	for more && err == nil {
 		var d *delivery
-		if d, _, err = ss.nextOrdered(ctx, messages); err != nil {
+		if d, err = ss.nextOrdered(ctx, r); err != nil {
 			return err
 		}
 		if d == nil {

@@ -167,7 +167,7 @@ func (ss *session) finish(q *queue, batch []*delivery, o outcome) {
 	for _, d := range batch {
 		delete(ss.inHand, d.Sequence)
 		if o.verdict != again {
-			ss.done.add(d.Sequence, d.msg.Reply())
+			ss.settle(d)
 		}
 	}
 	if last.barrier && !ss.grouped {

@@ -1,0 +1,102 @@
+package client_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/client"
+	"github.com/ffstream/ffstream/internal/testenv"
+)
+
+// forget removes all consumers of the stream, as a server that restarts does with
+// those that are kept in memory.
+func (f *feed) forget(ctx context.Context) {
+	f.t.Helper()
+	stream, err := f.js.Stream(ctx, f.stream)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for name := range stream.ConsumerNames(ctx).Name() {
+		if err := stream.DeleteConsumer(ctx, name); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
+// TestForgotten: an ephemeral consumer is lost, again and again, while one handler is
+// stuck and five times MaxPending events behind it are handled. Each is handled once,
+// wherever reading began and whatever the filter leaves out.
+func TestForgotten(t *testing.T) {
+	t.Parallel()
+	const pending, parts = 8, 3
+	for name, from := range map[string]client.Start{"all": client.All(), "time": client.Since(time.Unix(0, 0))} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFeed(t, testenv.NATSURL(t))
+			f.transaction(step(1, "", ffstream.StateWaiting))
+			f.transaction(step(1, "", ffstream.StateActive)) // will be stuck
+			fill := func() {
+				for n := range 5 * pending {
+					f.transaction(step(2+n%5, "", ffstream.StateActive), step(20, "", ffstream.StateWaiting))
+				}
+				f.stored()
+			}
+			fill()
+			ctx, stop := context.WithCancel(testContext(t))
+			defer stop()
+			s := f.subscriber(func(c *client.Config) {
+				c.From, c.MaxPending, c.Workers, c.Drain = from, pending, 4, 10*time.Millisecond
+				c.Filter.States = []ffstream.PublicState{ffstream.StateActive}
+			})
+			var released atomic.Bool
+			handled, ended := make(chan uint64, 10_000), make(chan error, 1)
+			go func() {
+				ended <- s.Run(ctx, func(ctx context.Context, m *client.Message) error {
+					if m.ExecutionID == execution(1) && !released.Load() {
+						<-ctx.Done()
+						return ctx.Err()
+					}
+					handled <- m.Sequence
+					return nil
+				})
+			}()
+			times := map[uint64]int{}
+			take := func(count int) {
+				for range count {
+					select {
+					case seq := <-handled:
+						times[seq]++
+					case err := <-ended:
+						t.Fatal(err)
+					}
+				}
+			}
+			for range parts {
+				take(5 * pending)
+				f.forget(ctx)
+				fill()
+			}
+			take(5 * pending)
+			released.Store(true)
+			f.forget(ctx)
+			take(1)
+			fill()
+			take(5 * pending)
+			stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			if want := 1 + (parts+2)*5*pending; len(times) != want || len(handled) > 0 {
+				t.Errorf("%d events are handled, want %d, and %d again", len(times), want, len(handled))
+			}
+			for seq, n := range times {
+				if n != 1 {
+					t.Errorf("message %d is handled %d times", seq, n)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,200 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/client"
+	"github.com/ffstream/ffstream/internal/testenv"
+)
+
+// kinds are the ways to subscribe.
+var kinds = map[string]func(*client.Config){
+	"durable":   func(c *client.Config) { c.Durable = "d" },
+	"ephemeral": nil,
+	"ordered":   func(c *client.Config) { c.Ordered = true },
+}
+
+// downFeed is a feed whose broker is down: a request fails at once.
+func downFeed(t *testing.T) (*feed, *testenv.NATS) {
+	t.Helper()
+	server, err := testenv.StartNATS(testenv.NATSConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	f := newFeed(t, server.URL())
+	f.transaction(step(1, "", ffstream.StateActive))
+	f.stored()
+	nc, err := nats.Connect(server.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	if f.js, err = jetstream.New(nc); err != nil {
+		t.Fatal(err)
+	}
+	down := nc.StatusChanged(nats.RECONNECTING)
+	server.Stop()
+	<-down
+	return f, server
+}
+
+// TestStartInOutage: what begins while the broker is down begins when it is back.
+func TestStartInOutage(t *testing.T) {
+	t.Parallel()
+	f, server := downFeed(t)
+	ctx := testContext(t)
+	ended := make(chan error, len(kinds))
+	for name, kind := range kinds {
+		go func() {
+			ctx, stop := context.WithCancel(ctx)
+			defer stop()
+			handled := false
+			err := f.subscriber(kind).Run(ctx, func(context.Context, *client.Message) error { handled = true; stop(); return nil })
+			if err != nil || !handled {
+				err = errors.Join(errors.New(name+" has not handled"), err)
+			}
+			ended <- err
+		}()
+	}
+	opened := make(chan error, 1)
+	go func() {
+		w, err := client.OpenWaiter(ctx, f.js, f.config(nil), nil)
+		if err == nil {
+			w.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-ended:
+		t.Errorf("a run ends while the broker is down: %v", err)
+	case err := <-opened:
+		t.Errorf("a waiter opens while the broker is down: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range kinds {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEndInOutage: a context that ends while a subscription waits for the broker
+// ends it as it does later.
+func TestEndInOutage(t *testing.T) {
+	t.Parallel()
+	f, _ := downFeed(t)
+	for name, kind := range kinds {
+		ctx, stop := context.WithTimeout(testContext(t), 50*time.Millisecond)
+		if err := f.subscriber(kind).Run(ctx, nil); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		stop()
+	}
+	ctx, stop := context.WithTimeout(testContext(t), 50*time.Millisecond)
+	defer stop()
+	if _, err := client.OpenWaiter(ctx, f.js, f.config(nil), nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a waiter: %v", err)
+	}
+	for _, err := range client.Watch(ctx, f.js, f.config(nil), nil, execution(1)) {
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a watch: %v", err)
+		}
+	}
+}
+
+// TestStreamGone: a stream that is deleted ends what reads it, also when one of its
+// name is there at once.
+func TestStreamGone(t *testing.T) {
+	t.Parallel()
+	for name, kind := range kinds {
+		for _, anew := range []bool{false, true} {
+			f := newFeed(t, testenv.NATSURL(t))
+			f.transaction(step(1, "", ffstream.StateActive))
+			f.stored()
+			ctx := testContext(t)
+			err := f.subscriber(kind).Run(ctx, func(context.Context, *client.Message) error {
+				if err := f.js.DeleteStream(ctx, f.stream); err != nil || !anew {
+					return err
+				}
+				_, err := f.js.CreateStream(ctx, jetstream.StreamConfig{Name: f.stream, Subjects: []string{f.stream + ".>"}})
+				return err
+			})
+			if !errors.Is(err, client.ErrStreamGone) || !strings.Contains(err.Error(), f.stream) {
+				t.Errorf("%s, made anew %t: %v", name, anew, err)
+			}
+		}
+	}
+}
+
+// TestStartRefused: what waiting cannot mend is told, with what mends it.
+func TestStartRefused(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	const users = `authorization { users = [
+		{ user: all, password: all }
+		{ user: some, password: some, permissions: { publish: { deny: ["$JS.API.STREAM.INFO.>"] } } }
+		{ user: none, password: none, permissions: { subscribe: { deny: ["_INBOX.>"] } } }
+	] }`
+	if err := os.WriteFile(file, []byte(users), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start := func(cfg testenv.NATSConfig, user string) *feed {
+		server, err := testenv.StartNATS(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := server.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		silent := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+		nc, err := nats.Connect(strings.Replace(server.URL(), "//", "//"+user, 1), silent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &feed{t: t, js: js, stream: "absent"}
+	}
+	for _, c := range []struct {
+		name, want string
+		feed       *feed
+	}{
+		{"no stream", "start ffstream run", start(testenv.NATSConfig{}, "")},
+		{"no JetStream", "start nats-server with -js", start(testenv.NATSConfig{NoJetStream: true}, "")},
+		{"not to be asked", "grant it", start(testenv.NATSConfig{File: file}, "some:some@")},
+		{"no answers", "grant it", start(testenv.NATSConfig{File: file}, "none:none@")},
+	} {
+		for name, kind := range kinds {
+			err := c.feed.subscriber(kind).Run(testContext(t), nil)
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "absent") {
+				t.Errorf("%s, %s: %v", c.name, name, err)
+			}
+		}
+	}
+}
