@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,6 +25,9 @@ type tailCmd struct {
 	Lane      []string `help:"Only these lanes." placeholder:"LANE"`
 	Namespace []string `help:"Only these namespaces." placeholder:"NAMESPACE"`
 	Partition []uint16 `help:"Only these partitions." placeholder:"N"`
+	Terminal  bool     `help:"Only steps into a terminal state."`
+	Step      []string `help:"Only steps from one state to another, either left empty for any: active:failed, :completed, suspended: (repeat for more; a step whose from is not known meets only an empty FROM)." placeholder:"FROM:TO" sep:"none"`
+	Tag       []string `help:"Only executions with this tag (repeat for more, which are wanted all)." placeholder:"KEY=VALUE" sep:"none"`
 	Execution string   `help:"Only this execution, {fp:N}:<uuid>." placeholder:"ID"`
 	Since     string   `help:"Begin with what was published since: a duration (10m) or a time. Without it, with what comes." placeholder:"WHEN"`
 	Follow    bool     `help:"Go on with what comes; --follow=false ends at the stream's end." default:"true" negatable:""`
@@ -32,15 +36,27 @@ type tailCmd struct {
 }
 
 func (c *tailCmd) filter() (client.Filter, error) {
-	f := client.Filter{Lanes: c.Lane, Namespaces: c.Namespace, Partitions: c.Partition}
+	f := client.Filter{Lanes: c.Lane, Namespaces: c.Namespace, Partitions: c.Partition, Terminal: c.Terminal}
 	for _, s := range c.State {
-		f.States = append(f.States, ffstream.PublicState(s))
-		if s == string(ffstream.StatePurged) {
-			continue
-		}
-		if _, err := ffstream.ParsePublicState(s); err != nil {
+		if !entered(s) {
 			return f, usagef("--state %q: want one of %s", s, stateNames())
 		}
+		f.States = append(f.States, ffstream.PublicState(s))
+	}
+	for _, s := range c.Step {
+		from, to, ok := strings.Cut(s, ":")
+		_, err := ffstream.ParsePublicState(from)
+		if !ok || from == "" && to == "" || from != "" && err != nil || to != "" && !entered(to) {
+			return f, usagef("--step %q: want FROM:TO, of which one may be empty, each one of %s; nothing comes from %s", s, stateNames(), ffstream.StatePurged)
+		}
+		f.Steps = append(f.Steps, client.Step{From: ffstream.PublicState(from), To: ffstream.PublicState(to)})
+	}
+	for _, s := range c.Tag {
+		key, value, ok := strings.Cut(s, "=")
+		if !ok || key == "" {
+			return f, usagef("--tag %q: want KEY=VALUE", s)
+		}
+		f.Tags = append(f.Tags, ffstream.Tag{Key: key, Value: value})
 	}
 	if c.Execution != "" {
 		id, err := ffstream.ParseExecutionID(c.Execution)
@@ -52,9 +68,15 @@ func (c *tailCmd) filter() (client.Filter, error) {
 	return f, nil
 }
 
+// entered reports whether s is a state that an event can tell of.
+func entered(s string) bool {
+	_, err := ffstream.ParsePublicState(s)
+	return err == nil || s == string(ffstream.StatePurged)
+}
+
 // everything reports that no flag narrows what is printed.
 func (c *tailCmd) everything() bool {
-	return len(c.State)+len(c.Lane)+len(c.Namespace)+len(c.Partition) == 0 && c.Execution == ""
+	return len(c.State)+len(c.Lane)+len(c.Namespace)+len(c.Partition)+len(c.Step)+len(c.Tag) == 0 && !c.Terminal && c.Execution == ""
 }
 
 // Run prints until ctx ends or, without --follow, the stream's end is reached.
