@@ -69,3 +69,16 @@ type SettledState struct {
 func (s *SettledState) Knew(e *Event) bool {
 	return e.ID.Position.Commit < s.End && s.Saw.Saw(e.Tx.Xid)
 }
+
+// Horizon is how far a database is: what every read sees that begins behind it.
+type Horizon struct {
+	End     LSN        // of the log; on a standby, of what is replayed
+	Standby bool       // what is replayed is seen
+	Saw     TxSnapshot // on the primary; on a standby it says nothing
+}
+
+// Covers reports whether such a read sees what an event tells of. Of the event its
+// ID and Tx count. On the primary the log is not enough: see TxSnapshot.
+func (h *Horizon) Covers(e *Event) bool {
+	return e.ID.Position.Commit < h.End && (h.Standby || e.Tx.Xid == 0 || h.Saw.Saw(e.Tx.Xid))
+}

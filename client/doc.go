@@ -51,8 +51,9 @@
 // # One execution
 //
 // Waiter.Wait returns when an execution has ended, Watch tells its state and each
-// transition that follows, and WaitPosition makes a database that lags behind the
-// stream, or behind one's own write, catch up first. None of them can miss what
+// transition that follows, and WaitPosition waits until reads of a database see what
+// an event tells of: a standby lags behind the stream, and so, for a moment, does the
+// primary. WaitLSN does the same for one's own write. None of them can miss what
 // happens between subscribing and reading.
 //
 // # Several processes

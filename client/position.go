@@ -8,33 +8,42 @@ import (
 	"github.com/ffstream/ffstream"
 )
 
-// WaitPosition returns when a database that reads are taken from has what the
-// event at p tells of. Replayed asks it how far it is: pg_last_wal_replay_lsn()
-// on a standby, pg_current_wal_lsn() on the primary, of the timeline that the
-// event comes from. It is asked at once and then every 5 ms to 1 s. The error is
-// that of replayed or of ctx.
-func WaitPosition(ctx context.Context, p ffstream.Position, replayed func(context.Context) (ffstream.LSN, error)) error {
-	// p is where the commit record begins; what is replayed ends behind it.
-	return WaitLSN(ctx, p.Commit+1, replayed)
+// Horizon tells how far the database is that reads are taken from, as
+// *reader.Reader does: the primary or a standby, of the timeline that the events
+// come from.
+type Horizon func(context.Context) (ffstream.Horizon, error)
+
+// WaitPosition returns when every read that begins then sees what an event tells of.
+// On a standby it must have been replayed. On the primary a commit is in the log, and
+// its events can be in the stream, before reads see it: for a moment, or with
+// synchronous replication for as long as a standby is away. So the transaction must
+// have left the list of those in progress, too. Of the event ID and Tx count. The
+// horizon is asked for at once and then every 5 ms to 1 s. The error is its own or
+// that of ctx.
+func WaitPosition(ctx context.Context, e *ffstream.Event, horizon Horizon) error {
+	return await(ctx, e.Position().Commit, horizon, func(h *ffstream.Horizon) bool { return h.Covers(e) })
 }
 
 // WaitLSN is WaitPosition for one's own writes: end is what pg_current_wal_lsn()
-// of the primary says after the commit, which must not have been asynchronous.
-func WaitLSN(ctx context.Context, end ffstream.LSN, replayed func(context.Context) (ffstream.LSN, error)) error {
-	wait := 5 * time.Millisecond
-	for {
-		at, err := replayed(ctx)
+// of the primary says after the commit, which must not have been asynchronous. The
+// primary has it.
+func WaitLSN(ctx context.Context, end ffstream.LSN, horizon Horizon) error {
+	return await(ctx, end, horizon, func(h *ffstream.Horizon) bool { return h.End >= end })
+}
+
+func await(ctx context.Context, at ffstream.LSN, horizon Horizon, reached func(*ffstream.Horizon) bool) error {
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		h, err := horizon(ctx)
 		if err != nil {
-			return fmt.Errorf("wait for log up to %s: %w", end, err)
+			return fmt.Errorf("wait for log at %s: %w", at, err)
 		}
-		if at >= end {
+		if reached(&h) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for log up to %s: replayed to %s: %w", end, at, ctx.Err())
+			return fmt.Errorf("wait for log at %s: the database is at %s: %w", at, h.End, ctx.Err())
 		case <-time.After(wait):
 		}
-		wait = min(2*wait, time.Second)
 	}
 }

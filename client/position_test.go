@@ -55,22 +55,22 @@ func TestWaitPosition(t *testing.T) {
 			t.Fatal(err)
 		}
 		asked := 0
-		replayed := func(ctx context.Context) (ffstream.LSN, error) {
+		horizon := func(ctx context.Context) (ffstream.Horizon, error) {
 			if asked++; asked == 3 {
 				if _, err := reads.Exec(ctx, "SELECT pg_wal_replay_resume()"); err != nil {
-					return 0, err
+					return ffstream.Horizon{}, err
 				}
 			}
-			return lsn(ctx, reads, "pg_last_wal_replay_lsn()")
+			return reader.New(reads).Horizon(ctx)
 		}
 		if own {
 			end, errLSN := lsn(ctx, writes, "pg_current_wal_lsn()")
 			if errLSN != nil {
 				t.Fatal(errLSN)
 			}
-			err = client.WaitLSN(ctx, end, replayed)
+			err = client.WaitLSN(ctx, end, horizon)
 		} else {
-			err = client.WaitPosition(ctx, s.position(ctx, id), replayed)
+			err = client.WaitPosition(ctx, s.first(ctx, id), horizon)
 		}
 		state, found, errRead := reader.New(reads).ExecutionState(ctx, id)
 		if err != nil || errRead != nil || !found || state != ffstream.StateWaiting || asked < 3 {
@@ -82,8 +82,8 @@ func TestWaitPosition(t *testing.T) {
 	}
 }
 
-// position is that of the first event of an execution.
-func (s *service) position(ctx context.Context, id ffstream.ExecutionID) (p ffstream.Position) {
+// first is the first event of an execution.
+func (s *service) first(ctx context.Context, id ffstream.ExecutionID) *ffstream.Event {
 	s.t.Helper()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -91,36 +91,55 @@ func (s *service) position(ctx context.Context, id ffstream.ExecutionID) (p ffst
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := sub.Run(ctx, func(_ context.Context, m *client.Message) error { p = m.Position(); stop(); return nil }); err != nil || p.IsZero() {
-		s.t.Fatal(p, err)
+	var e *ffstream.Event
+	if err := sub.Run(ctx, func(_ context.Context, m *client.Message) error { e = &m.Event; stop(); return nil }); err != nil || e == nil {
+		s.t.Fatal(e, err)
 	}
-	return p
+	return e
 }
 
 // TestWaitPositionEdges: where the commit record begins is not enough for an
-// event, the end of one's own write is for that; an error and the end of ctx end
-// the wait.
+// event, the end of one's own write is for that; on the primary its transaction must
+// have ended too; an error and the end of ctx end the wait.
 func TestWaitPositionEdges(t *testing.T) {
 	t.Parallel()
 	ctx, stop := context.WithCancel(testContext(t))
-	at, asked := ffstream.LSN(0x1000), 0
-	replayed := func(context.Context) (ffstream.LSN, error) {
+	var steps []ffstream.Horizon
+	asked := 0
+	horizon := func(context.Context) (ffstream.Horizon, error) {
 		asked++
-		at += ffstream.LSN(asked - 1)
-		return at, nil
+		return steps[asked-1], nil
 	}
-	if err := client.WaitLSN(ctx, 0x1000, replayed); err != nil || asked != 1 {
-		t.Errorf("asked %d times for what is there: %v", asked, err)
+	running, ended := ffstream.TxSnapshot{Xmin: 7, Xmax: 9, InProgress: []uint64{7}}, ffstream.TxSnapshot{Xmin: 9, Xmax: 9}
+	event := func(xid uint32) *ffstream.Event {
+		return &ffstream.Event{ID: ffstream.EventID{Position: ffstream.Position{Commit: 0x1000}}, Tx: ffstream.Tx{Xid: xid}}
 	}
-	asked = 0
-	if err := client.WaitPosition(ctx, ffstream.Position{Commit: 0x1000}, replayed); err != nil || asked != 2 {
-		t.Errorf("asked %d times, want 2: the commit was not replayed at first: %v", asked, err)
+	for _, c := range []struct {
+		name  string
+		event *ffstream.Event // nil: an own write
+		steps []ffstream.Horizon
+	}{
+		{"own write", nil, []ffstream.Horizon{{End: 0xfff}, {End: 0x1000, Saw: running}}},
+		{"standby", event(7), []ffstream.Horizon{{End: 0x1000, Standby: true}, {End: 0x1001, Standby: true, Saw: running}}},
+		{"primary", event(7), []ffstream.Horizon{{End: 0x1000, Saw: ended}, {End: 0x2000, Saw: running}, {End: 0x2000, Saw: ended}}},
+		{"of no transaction", event(0), []ffstream.Horizon{{End: 0x1000}, {End: 0x2000, Saw: running}}},
+	} {
+		steps, asked = c.steps, 0
+		var err error
+		if c.event == nil {
+			err = client.WaitLSN(ctx, 0x1000, horizon)
+		} else {
+			err = client.WaitPosition(ctx, c.event, horizon)
+		}
+		if err != nil || asked != len(c.steps) {
+			t.Errorf("%s: asked %d times, want %d: %v", c.name, asked, len(c.steps), err)
+		}
 	}
 	broken := errors.New("no connection")
-	if err := client.WaitLSN(ctx, 1, func(context.Context) (ffstream.LSN, error) { return 0, broken }); !errors.Is(err, broken) {
+	if err := client.WaitLSN(ctx, 1, func(context.Context) (ffstream.Horizon, error) { return ffstream.Horizon{}, broken }); !errors.Is(err, broken) {
 		t.Error(err)
 	}
-	if err := client.WaitLSN(ctx, 1, func(context.Context) (ffstream.LSN, error) { stop(); return 0, nil }); !errors.Is(err, context.Canceled) {
+	if err := client.WaitLSN(ctx, 1, func(context.Context) (ffstream.Horizon, error) { stop(); return ffstream.Horizon{}, nil }); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

@@ -223,7 +223,8 @@ func (f tracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData)
 
 // TestWatchUnseen: a commit waits for a standby that is away. Its event is in the
 // stream, and no read sees it. A watch that begins now waits and tells it all the
-// same, whether the row was changed or made.
+// same, whether the row was changed or made; and a wait for the event's position
+// ends when reads see it.
 func TestWatchUnseen(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -275,10 +276,28 @@ func TestWatchUnseen(t *testing.T) {
 			t.Fatal(err)
 		}
 		inner, stop := context.WithCancel(ctx)
-		if err := sub.Run(inner, func(context.Context, *client.Message) error { stop(); return nil }); err != nil || ctx.Err() != nil {
+		var event *ffstream.Event
+		if err := sub.Run(inner, func(_ context.Context, m *client.Message) error { event = &m.Event; stop(); return nil }); err != nil || ctx.Err() != nil {
 			t.Fatal(err, ctx.Err())
 		}
 		stop()
+		asked, waited := make(chan struct{}, 1), make(chan error, 1)
+		go func() {
+			waited <- client.WaitPosition(ctx, event, func(ctx context.Context) (ffstream.Horizon, error) {
+				select {
+				case asked <- struct{}{}:
+				default:
+				}
+				return reader.New(pool).Horizon(ctx)
+			})
+		}()
+		for range 2 { // so it was asked once and answered
+			select {
+			case <-asked:
+			case err := <-waited:
+				t.Fatalf("made %t: the wait is over and no read sees the event: %v", made, err)
+			}
+		}
 		go func() {
 			<-reads // the watch waits for the commit, which now gives the standby up
 			if _, err := pool.Exec(ctx, "SELECT pg_cancel_backend($1)", int64(conn.PgConn().PID())); err != nil {
@@ -293,6 +312,10 @@ func TestWatchUnseen(t *testing.T) {
 		}
 		if err := <-committed; err != nil {
 			t.Error(err)
+		}
+		err = <-waited
+		if state, _, errRead := reader.New(pool).ExecutionState(ctx, id); err != nil || errRead != nil || state != want {
+			t.Errorf("made %t: read %q after the wait, want %q: %v, %v", made, state, want, err, errRead)
 		}
 		_ = conn.Close(ctx)
 	}

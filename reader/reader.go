@@ -70,6 +70,14 @@ func (r *Reader) SettledState(ctx context.Context, id ffstream.ExecutionID) (ffs
 	return read.Settled(ctx, r.db, id)
 }
 
+// Horizon returns how far the database is, of which client.WaitPosition and
+// client.WaitLSN make a wait: every read that begins after it sees what it covers. It
+// works on the primary and on standbys, outside of a transaction of REPEATABLE READ
+// or SERIALIZABLE, which keeps one snapshot for ever.
+func (r *Reader) Horizon(ctx context.Context) (ffstream.Horizon, error) {
+	return read.Horizon(ctx, r.db)
+}
+
 // ExecutionInfo returns what is known of an execution; false means that there is
 // no such execution. A row with a literal that no rule knows is a
 // *ffstream.CorruptionError. The id is given back as the caller spelt it.

@@ -3,6 +3,7 @@ package read
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -90,4 +91,25 @@ func settled(ctx context.Context, q Querier, id ffstream.ExecutionID) (s ffstrea
 	}
 	s.State = v.Vector.PublicState
 	return s, quiet, nil
+}
+
+// Horizon reads how far the database is.
+func Horizon(ctx context.Context, q Querier) (ffstream.Horizon, error) {
+	var h ffstream.Horizon
+	rows, err := q.Query(ctx, horizonSQL)
+	if err != nil {
+		return h, fmt.Errorf("read position: %w", err)
+	}
+	var end int64
+	var text string
+	if _, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (struct{}, error) {
+		return struct{}{}, row.Scan(&h.Standby, &end, &text)
+	}); err != nil {
+		return h, fmt.Errorf("read position: %w", err)
+	}
+	h.End = ffstream.LSN(end)
+	if h.Saw, err = ffstream.ParseTxSnapshot(text); err != nil {
+		return ffstream.Horizon{}, err
+	}
+	return h, nil
 }

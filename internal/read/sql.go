@@ -94,6 +94,9 @@ const (
 	CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() - '0/0' ELSE 0 END::bigint, c.xmax::text = '0', ` + literals + failure + `
 	FROM (SELECT) AS always LEFT JOIN (ff_exec_core c` + found + `) ON c.partition_key = $1::smallint AND c.execution_id = $2::uuid`
 
+	horizonSQL = `SELECT pg_is_in_recovery(), (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint,
+	pg_current_snapshot()::text`
+
 	// changingSQL gives the transactions that may be changing executions. They hold
 	// their locks until reads see them.
 	changingSQL = changing + ` AND l.relation = 'ff_exec_core'::regclass`
