@@ -82,6 +82,13 @@ type Config struct {
 	// Tries is after how many an event is poison. 0: never.
 	Tries int
 
+	// Retrying is told of each try that failed and is not the last: the event with
+	// the number of the try, the error (a *PanicError when the handler panicked), and
+	// after how long the next one begins, unless the run ends before. It is called by
+	// the worker that tried, and for each event of a transaction; it should return at
+	// once, and may be called by several workers at a time. One that panics ends the
+	// run. Nil: nobody is told.
+	Retrying func(m *Message, cause error, after time.Duration)
 	// Poison is given what cannot be handled: a message that is no event, an
 	// event whose handler returned ErrPoison, one that had its Tries. When it
 	// returns nil the message is terminated and never comes again. An error, and

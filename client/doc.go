@@ -8,8 +8,9 @@
 //
 // At least once: an event is acknowledged after its handler returned nil, and
 // not otherwise. A handler that fails or panics is called again, with a growing
-// delay, for as long as Config.Tries allows. One that ends its goroutine, as a
-// test's FailNow does, ends the run with an error; so does a Poison that panics.
+// delay, for as long as Config.Tries allows, and Config.Retrying is told. One that
+// ends its goroutine, as a test's FailNow does, ends the run with an error; so does a
+// hook that panics.
 //
 // Order per execution: the events of one execution are handled one at a time, in
 // the order of the stream. What fails is tried again in place, while the later
@@ -20,6 +21,11 @@
 // anything newer is begun. What comes again although this run has handled it is
 // acknowledged and not handled.
 //
+// Outages are waited out, at the start of a subscription as later: a broker that is
+// away, starts, or elects a leader. What waiting cannot mend is told at once. A
+// consumer without a name that the server forgot meanwhile is made again, behind what
+// this run has handled.
+//
 // A filter is exact: what subjects can express is left to the server, the rest
 // is decided here. An event that lost fields for want of room (Truncated) is
 // matched by its subject in place of a lost namespace or lane, and is let
@@ -29,14 +35,44 @@
 //
 // That an event is handled once. A handler that ended as the process crashed is
 // called again at the next start, and a broker that crashes can forget
-// acknowledgements. Event.ID tells an event by; Event.Position grows along the
-// stream, so an effect that is stored with the position can refuse what is not
-// above it.
+// acknowledgements. See Idempotency.
 //
 // That a process which was paused for longer than AckWait and 4 s knows that
-// another took over: its handler may still run. Store the position with the
-// effect. It learns it within a second of going on, and then gives back what it
-// has not begun.
+// another took over: its handler may still run. It learns it within a second of
+// going on, and then gives back what it has not begun.
+//
+// # Idempotency
+//
+// An effect that must happen once is stored with what tells that it has happened,
+// in one transaction of the database that holds it. There are two ways.
+//
+// By Event.ID, which names an event for ever: a table with the id as its key, and an
+// effect only where the id is new. It works for every effect and in any order. A row
+// must be kept for as long as the stream can give its event again, which is the
+// stream's max_age at most.
+//
+// By Event.Position, which grows along the stream: with each execution the position
+// of the latest event that had its effect, and an effect only for a greater one, in
+// the same statement:
+//
+//	UPDATE bill SET state = $2, position = $3 WHERE execution_id = $1 AND position < $3
+//
+// It needs one row an execution and nothing is to be cleared. The mark is one of
+// each execution and not one of all: executions overtake each other, while one waits
+// for another try. One for all is right for Ordered and RunTransactions, which take
+// the stream's own order; there it is also where After resumes. Positions compare
+// within one database and timeline: where Event.ID.System changes, or a standby was
+// promoted that had not replayed everything, the marks are void.
+//
+// Several processes change nothing of it, because the database that holds the effect
+// decides. Of the processes of one durable name one is given events, and its
+// successor begins with what it did not acknowledge. The predecessor's handler may
+// still run, for the same event or an earlier one of the execution: whichever
+// transaction comes second finds the id there, or the mark not below its position.
+// An execution is of one partition and so of one share, and its order is kept within
+// that. When Share.Of changes, an execution has an old consumer and a new one: with
+// ids nothing happens twice, though perhaps out of order; with marks what the old one
+// still brings is refused once the new one is ahead. Let the old shares finish first.
 //
 // # Events that are no transition
 //

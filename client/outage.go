@@ -69,7 +69,7 @@ func (s *Subscriber) patient(ctx context.Context, request func(context.Context) 
 		switch {
 		case mends(err):
 			wait, said = min(2*wait, longWait), false
-		case gone(err) && !(said && on == now):
+		case gone(err) && (!said || on != now):
 			pause, said, on = sureWait, true, now
 		default:
 			return explain(err)
@@ -94,7 +94,7 @@ func (s *Subscriber) ask(ctx context.Context, request func(context.Context) erro
 	before := s.js.Conn().LastError()
 	ctx, refuse := context.WithCancelCause(undated{ctx})
 	defer refuse(nil)
-	var answered = make(chan struct{})
+	answered := make(chan struct{})
 	defer close(answered)
 	go func() {
 		tick := time.NewTicker(shortWait)
@@ -131,7 +131,8 @@ func (s *Subscriber) refusal(before error) error {
 		inbox = nc.Opts.InboxPrefix
 	}
 	text := strings.ToLower(err.Error())
-	if strings.Contains(text, strings.ToLower(`subscription to "`+inbox)) || err != before && strings.Contains(text, strings.ToLower("."+s.cfg.Stream)) {
+	fresh := err != before //nolint:errorlint // the very same one
+	if strings.Contains(text, strings.ToLower(`subscription to "`+inbox)) || fresh && strings.Contains(text, strings.ToLower("."+s.cfg.Stream)) {
 		return err
 	}
 	return nil

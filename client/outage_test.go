@@ -81,9 +81,9 @@ func TestStartInOutage(t *testing.T) {
 	}()
 	select {
 	case err := <-ended:
-		t.Errorf("a run ends while the broker is down: %v", err)
+		t.Fatalf("a run ends while the broker is down: %v", err)
 	case err := <-opened:
-		t.Errorf("a waiter opens while the broker is down: %v", err)
+		t.Fatalf("a waiter opens while the broker is down: %v", err)
 	case <-time.After(200 * time.Millisecond):
 	}
 	if err := server.Start(); err != nil {

@@ -71,6 +71,7 @@ func (ss *session) try(ctx context.Context, batch []*delivery, tries int) outcom
 	}
 	broken := batch[len(batch)-1].broken != nil
 	if !broken && !errors.Is(err, ErrPoison) && (ss.cfg.Tries == 0 || tries < ss.cfg.Tries) {
+		ss.tell(batch, err, ss.cfg.delay(tries))
 		return outcome{again, err}
 	}
 	if ss.cfg.Poison == nil {
@@ -87,6 +88,22 @@ func (ss *session) try(ctx context.Context, batch []*delivery, tries int) outcom
 		}
 	}
 	return outcome{terminate, err}
+}
+
+// tell says that a batch will be tried again.
+func (ss *session) tell(batch []*delivery, cause error, after time.Duration) {
+	if ss.cfg.Retrying == nil {
+		return
+	}
+	for _, d := range batch {
+		if d.skip {
+			continue
+		}
+		if hook := ss.guard(batch, func() error { ss.cfg.Retrying(&d.Message, cause, after); return nil }); hook != nil {
+			ss.fail(fmt.Errorf("tell that event %s is tried again: %w", d.name(), hook))
+			return
+		}
+	}
 }
 
 func (d *delivery) name() string {
