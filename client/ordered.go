@@ -18,7 +18,7 @@ type reading struct {
 	stream   jetstream.Stream // as it was found first
 	next     uint64           // where another consumer begins; 0: at the time that From says
 	consumed uint64           // the consumer's sequence of the latest message
-	pending  uint64           // how many were behind the latest; without one, behind next
+	pending  uint64           // how many are behind the latest; with UntilEnd, without one, behind next
 	failures int              // since the latest message
 	unwatch  func()
 
@@ -77,7 +77,13 @@ func (r *reading) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.pending = consumer.CachedInfo().NumPending
+		if r.s.cfg.UntilEnd {
+			info, err := consumer.Info(ctx)
+			if err != nil {
+				return err
+			}
+			r.pending = info.NumPending
+		}
 		if messages, err = consumer.Messages(jetstream.WithMessagesErrOnMissingHeartbeat(true)); err != nil {
 			return err
 		}
