@@ -67,7 +67,7 @@ func TestDrain(t *testing.T) {
 	}
 	f.stored()
 	ctx, stop := context.WithCancel(testContext(t))
-	config := func(c *client.Config) { c.Durable, c.Workers, c.Drain = "d", 2, 500*time.Millisecond }
+	config := func(c *client.Config) { c.Durable, c.Workers, c.Drain = "d", 2, 3*time.Second }
 	var begun sync.WaitGroup
 	begun.Add(2)
 	var cancelled atomic.Bool
@@ -76,8 +76,10 @@ func TestDrain(t *testing.T) {
 		if m.Sequence == 1 {
 			begun.Wait()
 			stop()
-			if handler.Err() != nil {
+			select {
+			case <-handler.Done():
 				t.Error("a handler has no time to finish")
+			case <-time.After(200 * time.Millisecond):
 			}
 			return nil
 		}

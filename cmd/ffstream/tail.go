@@ -137,7 +137,7 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 	if refused := context.Cause(ctx); errors.Is(refused, publish.ErrNotPermitted) {
 		return refused
 	}
-	return err
+	return publish.Refused(err)
 }
 
 // printer writes events for a reader or a machine.
