@@ -99,6 +99,83 @@ func TestStartInOutage(t *testing.T) {
 	}
 }
 
+// TestStartWithoutLeader: what begins while a cluster has no majority, and so answers
+// nothing or that it cannot, begins when it has one.
+func TestStartWithoutLeader(t *testing.T) {
+	t.Parallel()
+	servers := testenv.Cluster(t, 3)
+	nc, err := nats.Connect(servers[0].URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.RetryOnFailedConnect(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &feed{t: t, js: js, stream: "cluster", commit: 0x1000}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	until := func(want bool, request func(context.Context) error) {
+		t.Helper()
+		for try := (func() bool {
+			ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // there may be no answer
+			defer cancel()
+			return request(ctx) == nil
+		}); try() != want; {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("the cluster answers: %t", !want)
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	until(true, func(ctx context.Context) error {
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: f.stream, Subjects: []string{f.stream + ".>"}, Replicas: 3})
+		return err
+	})
+	e := step(1, "", ffstream.StateActive)
+	e.Type = ffstream.TypeTransitioned
+	until(true, func(ctx context.Context) error {
+		_, err := js.Publish(ctx, e.Subject(f.stream), e.AppendJSON(nil))
+		return err
+	})
+	servers[1].Kill()
+	servers[2].Kill()
+	until(false, func(ctx context.Context) error {
+		_, err := js.CreateConsumer(ctx, f.stream, jetstream.ConsumerConfig{Durable: "other"})
+		return err
+	})
+	ended := make(chan error, len(kinds))
+	for name, kind := range kinds {
+		go func() {
+			ctx, stop := context.WithCancel(ctx)
+			defer stop()
+			handled := false
+			err := f.subscriber(kind).Run(ctx, func(context.Context, *client.Message) error { handled = true; stop(); return nil })
+			if err != nil || !handled {
+				err = errors.Join(errors.New(name+" has not handled"), err)
+			}
+			ended <- err
+		}()
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("a run ends while the cluster has no majority: %v", err)
+	case <-time.After(3 * time.Second): // longer than a request
+	}
+	for _, server := range servers[1:] {
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range kinds {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestEndInOutage: a context that ends while a subscription waits for the broker
 // ends it as it does later.
 func TestEndInOutage(t *testing.T) {
