@@ -130,9 +130,9 @@ func (s *Subscriber) refusal(before error) error {
 	if nc.Opts.InboxPrefix != "" {
 		inbox = nc.Opts.InboxPrefix
 	}
-	text := strings.ToLower(err.Error())
+	text, stream := err.Error(), "."+s.cfg.Stream
 	fresh := err != before //nolint:errorlint // the very same one
-	if strings.Contains(text, strings.ToLower(`subscription to "`+inbox)) || fresh && strings.Contains(text, strings.ToLower("."+s.cfg.Stream)) {
+	if strings.Contains(text, `Subscription to "`+inbox) || fresh && (strings.Contains(text, stream+".") || strings.Contains(text, stream+`"`)) {
 		return err
 	}
 	return nil
