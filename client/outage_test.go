@@ -200,6 +200,54 @@ func TestEndInOutage(t *testing.T) {
 	}
 }
 
+// TestVanished: what was on its way when a connection vanished comes again, although
+// nothing behind it tells.
+func TestVanished(t *testing.T) {
+	t.Parallel()
+	for name, kind := range kinds {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFeed(t, testenv.NATSURL(t))
+			relay := testenv.NewRelay(t, testenv.NATSURL(t))
+			nc, err := nats.Connect(relay.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.PingInterval(500*time.Millisecond), nats.MaxPingsOutstanding(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(nc.Close)
+			js, err := jetstream.New(nc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := client.New(js, f.config(func(c *client.Config) {
+				c.AckWait = time.Second
+				if kind != nil {
+					kind(c)
+				}
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.transaction(step(1, "", ffstream.StateActive))
+			f.stored()
+			ctx, stop := context.WithCancel(testContext(t))
+			var got []uint64
+			err = s.Run(ctx, func(_ context.Context, m *client.Message) error {
+				if got = append(got, m.Sequence); m.Sequence == 2 {
+					stop()
+				} else if len(got) == 1 {
+					relay.Freeze()
+					f.transaction(step(1, "", ffstream.StateActive))
+					f.stored()
+				}
+				return nil
+			})
+			if err != nil || len(got) != 2 {
+				t.Errorf("handled %v: %v", got, err)
+			}
+		})
+	}
+}
+
 // TestStreamGone: a stream that is deleted ends what reads it, also when one of its
 // name is there at once.
 func TestStreamGone(t *testing.T) {
