@@ -376,12 +376,13 @@ func (ss *session) giveBack(ctx context.Context) {
 	for _, d := range ss.inHand {
 		rest = append(rest, d)
 	}
+	received := ss.received // a connection that was closed may still hand one over
 	ss.mu.Unlock()
 	nak(rest) // without a delay: the next run begins nothing before it has them
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	_ = ss.s.js.Conn().FlushWithContext(ctx) // in an outage AckWait does the same, later
-	if ss.received && ss.pinned() {
+	if received && ss.pinned() {
 		_ = ss.unpin(ctx) // likewise
 	}
 }
