@@ -153,15 +153,15 @@ func (a *arena) settlePrepared(ctx context.Context) error {
 	return nil
 }
 
-// filled waits until the backfill that is open has ended.
+// filled waits until the backfill that is open has ended, as long as it gets on.
 func (a *arena) filled() {
 	a.t.Helper()
-	store := a.orders()
-	await(a.t, "the last backfill to end", func() (bool, string) {
-		order, report, found, err := store.Current(context.Background())
-		a.must(err)
-		return found && report.State.Ended(), fmt.Sprintf("%+v %+v %s", order, report, lastLines(a.service.output(), 5))
-	})
+	order, _, found, err := a.orders().Current(context.Background())
+	a.must(err)
+	if !found {
+		a.t.Fatal("no backfill was ordered")
+	}
+	a.ended(order.Run)
 }
 
 // watch reads the stream while it grows and looks for transactions of which only
