@@ -42,51 +42,67 @@ func TestStreamRemedies(t *testing.T) {
 	nc, js := mustJetStream(t, server.URL())
 	const edit, another, remove, words = "nats stream edit ", "ffstream run ", "nats stream rm ", ""
 	owned := map[string]string{"ffstream.system_identifier": "7", "ffstream.slot": "s"}
+	ours := func(subjects ...string) func(c *jetstream.StreamConfig) {
+		return func(c *jetstream.StreamConfig) {
+			c.Metadata = owned
+			for i, s := range subjects {
+				c.Subjects = append(c.Subjects[:i], s+testPrefix(c.Name)+".>")
+			}
+		}
+	}
 	for i, c := range []struct {
 		name     string
 		change   func(c *jetstream.StreamConfig)
 		severity Severity
 		remedy   string
 		used     bool // the stream held something
+		// then is changed after it was used. Optional.
+		then func(c *jetstream.StreamConfig)
 	}{
-		{"interest", func(c *jetstream.StreamConfig) { c.Retention = jetstream.InterestPolicy }, Fault, edit, false},
-		{"work queue", func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, Fault, remove, false},
-		{"used work queue", func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, Fault, another, true},
-		{"memory", func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, Fault, remove, false},
-		{"used memory", func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, Fault, another, true},
+		{"interest", func(c *jetstream.StreamConfig) { c.Retention = jetstream.InterestPolicy }, Fault, edit, false, nil},
+		{"work queue", func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, Fault, remove, false, nil},
+		{"used work queue", func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, Fault, another, true, nil},
+		{"memory", func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, Fault, remove, false, nil},
+		{"used memory", func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, Fault, another, true, nil},
 		{"asynchronous", func(c *jetstream.StreamConfig) {
 			c.PersistMode, c.AllowAtomicPublish = jetstream.AsyncPersistMode, false
-		}, Fault, remove, false},
-		{"counters", func(c *jetstream.StreamConfig) { c.AllowMsgCounter = true }, Fault, remove, false},
-		{"no acknowledgements", func(c *jetstream.StreamConfig) { c.NoAck, c.AllowAtomicPublish = true, false }, Fault, edit, false},
+		}, Fault, remove, false, nil},
+		{"counters", func(c *jetstream.StreamConfig) { c.AllowMsgCounter = true }, Fault, remove, false, nil},
+		{"no acknowledgements", func(c *jetstream.StreamConfig) { c.NoAck, c.AllowAtomicPublish = true, false }, Fault, edit, false, nil},
 		{"transform", func(c *jetstream.StreamConfig) {
 			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: c.Subjects[0], Destination: "x." + c.Subjects[0]}
-		}, Fault, edit, true},
-		{"per subject", func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 3 }, Fault, edit, true},
+		}, Fault, edit, true, nil},
+		{"per subject", func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 3 }, Fault, edit, true, nil},
 		{"new per subject", func(c *jetstream.StreamConfig) {
 			c.MaxMsgsPerSubject, c.Discard, c.DiscardNewPerSubject = 3, jetstream.DiscardNew, true
-		}, Fault, edit, true},
-		{"our subjects", func(c *jetstream.StreamConfig) { c.Subjects[0], c.Metadata = "wrong."+c.Subjects[0], owned }, Fault, edit, false},
-		{"their subjects", func(c *jetstream.StreamConfig) { c.Subjects[0] = "wrong." + c.Subjects[0] }, Fault, another, false},
+		}, Fault, edit, true, nil},
+		{"our subjects, edited", ours(""), Fault, edit, true, ours("wrong")},
+		{"our subjects, edited to nobody's", ours(""), Fault, edit, true, ours("wrong.", "more")},
+		{"our subjects and more", ours("", "more"), Fault, edit, false, nil},
+		{"our subjects, by another prefix that writes", ours("live"), Fault, another, true, nil},
+		{"our subjects, by another prefix that is yet to write", ours("live"), Fault, another, false, nil},
+		{"our subjects, written by several", ours("live", ""), Fault, another, true, nil},
+		{"their subjects", func(c *jetstream.StreamConfig) { c.Subjects[0] = "wrong." + c.Subjects[0] }, Fault, another, false, nil},
 		{"another slot", func(c *jetstream.StreamConfig) {
 			c.Metadata = map[string]string{"ffstream.slot": "other"}
-		}, Fault, another, false},
-		{"not atomic", func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }, Warning, edit, true},
-		{"not direct", func(c *jetstream.StreamConfig) { c.AllowDirect = false }, Warning, edit, true},
-		{"shorter", func(c *jetstream.StreamConfig) { c.MaxAge = time.Minute; c.Duplicates = time.Minute }, Warning, edit, true},
-		{"longer", func(c *jetstream.StreamConfig) { c.MaxAge = 2 * time.Hour }, Warning, words, true},
-		{"for ever", func(c *jetstream.StreamConfig) { c.MaxAge = 0 }, Warning, words, true},
-		{"other window", func(c *jetstream.StreamConfig) { c.Duplicates = time.Second }, Warning, edit, true},
-		{"bounded", func(c *jetstream.StreamConfig) { c.MaxBytes, c.MaxMsgs = 1<<20, 100 }, Warning, edit, true},
+		}, Fault, another, false, nil},
+		{"not atomic", func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }, Warning, edit, true, nil},
+		{"not direct", func(c *jetstream.StreamConfig) { c.AllowDirect = false }, Warning, edit, true, nil},
+		{"shorter", func(c *jetstream.StreamConfig) { c.MaxAge = time.Minute; c.Duplicates = time.Minute }, Warning, edit, true, nil},
+		{"longer", func(c *jetstream.StreamConfig) { c.MaxAge = 2 * time.Hour }, Warning, words, true, nil},
+		{"for ever", func(c *jetstream.StreamConfig) { c.MaxAge = 0 }, Warning, words, true, nil},
+		{"other window", func(c *jetstream.StreamConfig) { c.Duplicates = time.Second }, Warning, edit, true, nil},
+		{"bounded", func(c *jetstream.StreamConfig) { c.MaxBytes, c.MaxMsgs = 1<<20, 100 }, Warning, edit, true, nil},
 		{"everything", func(c *jetstream.StreamConfig) {
 			c.AllowAtomicPublish, c.AllowDirect, c.MaxAge, c.Duplicates, c.MaxMsgs = false, false, time.Minute, time.Second, 9
-		}, Warning, edit, true},
-		{"bounded, refusing", func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = 1<<20, jetstream.DiscardNew }, OK, words, true},
+		}, Warning, edit, true, nil},
+		{"bounded, refusing", func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = 1<<20, jetstream.DiscardNew }, OK, words, true, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			cfg := testStream
-			cfg.Stream, cfg.Prefix = "REMEDY_"+strconv.Itoa(i), "remedy"+strconv.Itoa(i)+"x"
+			cfg.Stream = "REMEDY_" + strconv.Itoa(i)
+			cfg.Prefix = testPrefix(cfg.Stream)
 			made := jetstream.StreamConfig{
 				Name: cfg.Stream, Subjects: []string{cfg.Prefix + ".>"}, MaxAge: cfg.MaxAge, Duplicates: 2 * time.Minute, AllowDirect: true, AllowAtomicPublish: true,
 			}
@@ -99,6 +115,12 @@ func TestStreamRemedies(t *testing.T) {
 					t.Fatal(err)
 				}
 				if _, err := js.Publish(t.Context(), strings.Replace(made.Subjects[0], ">", "x", 1), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.then != nil {
+				c.then(&made)
+				if _, err := js.UpdateStream(t.Context(), made); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -116,6 +138,10 @@ func TestStreamRemedies(t *testing.T) {
 				t.Fatalf("%q, want %q", f.Run, c.remedy)
 			}
 			if c.remedy == another {
+				// The old slot is given up only by who says so, unless it is gone on with.
+				if drop := strings.Contains(f.Why, "pg_drop_replication_slot('"+cfg.Slot+"')"); drop == (flag(t, f.Run[0], "--slot") == cfg.Slot) {
+					t.Errorf("%+v", f)
+				}
 				cfg.Slot, cfg.Stream, cfg.Prefix = flag(t, f.Run[0], "--slot"), flag(t, f.Run[0], "--stream"), flag(t, f.Run[0], "--subject-prefix")
 				if _, err := publish.Open(t.Context(), nc, cfg, true); err != nil { // which that command does first
 					t.Fatal(err)
@@ -136,6 +162,9 @@ func TestStreamRemedies(t *testing.T) {
 		})
 	}
 }
+
+// testPrefix is the prefix of the service whose stream has a name.
+func testPrefix(stream string) string { return strings.ToLower(stream) + "x" }
 
 // flag is what a command gives a flag.
 func flag(t *testing.T, command, name string) string {

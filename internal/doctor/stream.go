@@ -92,9 +92,10 @@ func stream(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg publ
 	if one && err == nil && s.LastSequence() == 0 { // somebody made it for the first run, which makes the bucket
 		one = false
 	}
-	switch command, mendable := publish.Mend(err); {
+	switch remedy, mendable := publish.Mend(err); {
 	case mendable:
-		f.Severity, f.Found, f.Why, f.Run = Fault, err.Error(), "the service does not start", []string{command}
+		f.Severity, f.Found = Fault, err.Error()
+		f.mend("the service does not start", remedy)
 		return []Finding{f}
 	case one:
 		f.Severity, f.Found = Fault, fmt.Sprintf("of stream %s and the bucket with its note, %s, only one is there", cfg.Stream, publish.Bucket(cfg.Stream))
@@ -127,15 +128,22 @@ func stream(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg publ
 	return append(findings, room(info, time.Now()), replicas(info, nc.ConnectedClusterName()), clock)
 }
 
+// mend says why a finding matters, and what to do.
+func (f *Finding) mend(why string, remedy publish.Remedy) {
+	f.Why, f.Run = why, []string{remedy.Command}
+	if remedy.More != "" {
+		f.Why += "; " + remedy.More
+	}
+}
+
 // writer looks at the stream's last message: who else writes breaks the chain.
 func writer(ctx context.Context, s *publish.Stream, cfg *publish.Config) Finding {
 	tail, err := s.ReadTail(ctx)
 	switch {
 	case errors.Is(err, publish.ErrStreamForeign):
-		f := Finding{ID: "writer", Severity: Fault, Found: err.Error(), Why: "the service stops: what it stores would no longer be one unbroken sequence"}
-		if command, ok := publish.Mend(err); ok {
-			f.Run = []string{command}
-		}
+		f := Finding{ID: "writer", Severity: Fault, Found: err.Error()}
+		remedy, _ := publish.Mend(err)
+		f.mend("the service stops: what it stores would no longer be one unbroken sequence", remedy)
 		return f
 	case err != nil:
 		return Finding{ID: "writer", Severity: Fault, Found: err.Error(), Why: "what cannot be looked at may be wrong"}

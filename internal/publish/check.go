@@ -1,8 +1,10 @@
 package publish
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,22 +12,27 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// unfit is why a stream does not serve, with the command that mends it.
+// Remedy mends what is wrong with a stream, or leaves the stream as it is.
+type Remedy struct {
+	Command string // of the shell
+	More    string // what else may have to be done, in words; empty: nothing
+}
+
+// unfit is why a stream does not serve, with what mends it.
 type unfit struct {
 	error
-	command string
+	remedy Remedy
 }
 
 func (u *unfit) Unwrap() error { return u.error }
 
-// Mend is the shell command that mends what Open, Look or ReadTail found wrong with a
-// stream, or leaves it as it is.
-func Mend(err error) (command string, known bool) {
+// Mend tells how to mend what Open, Look or ReadTail found wrong with a stream.
+func Mend(err error) (r Remedy, known bool) {
 	var u *unfit
 	if errors.As(err, &u) {
-		return u.command, true
+		return u.remedy, true
 	}
-	return "", false
+	return Remedy{}, false
 }
 
 // edit is the command of the nats program that changes the stream.
@@ -33,40 +40,38 @@ func (s *Stream) edit(flags ...string) string {
 	return "nats stream edit " + s.cfg.Stream + " " + strings.Join(flags, " ") + " --force"
 }
 
-// anew is a command that leaves the stream as it is.
-func (s *Stream) anew() string {
-	return fmt.Sprintf("ffstream run --slot=%s_2 --stream=%s_2 --subject-prefix=%s2", s.cfg.Slot, s.cfg.Stream, s.cfg.Prefix)
+// anew leaves the stream as it is. So it does the slot, which others may need.
+func (s *Stream) anew() Remedy {
+	return Remedy{
+		Command: fmt.Sprintf("ffstream run --slot=%s_2 --stream=%s_2 --subject-prefix=%s2", s.cfg.Slot, s.cfg.Stream, s.cfg.Prefix),
+		More:    fmt.Sprintf("slot %s, if there is one, goes on holding the log: where no service is to go on with it, drop it: SELECT pg_drop_replication_slot('%s')", s.cfg.Slot, s.cfg.Slot),
+	}
 }
 
 // check looks for differences between the stream and what the promise needs.
-func (s *Stream) check(c *jetstream.StreamConfig) error {
+func (s *Stream) check(ctx context.Context, c *jetstream.StreamConfig) error {
 	if err := s.belongs(c); err != nil {
 		return err
 	}
-	want := s.cfg.Prefix + ".>"
-	fault := func(field, is, rule, words, command string) error {
-		return &unfit{fmt.Errorf("%w: stream %s has %s %s: %s: %s", ErrStreamConfig, c.Name, field, is, rule, words), command}
+	fault := func(field, is, rule, words string, remedy Remedy) error {
+		return misfit(c, field, is, rule+": "+words, remedy)
 	}
 	// What no edit changes is for another stream, and of one that never held anything
 	// for the same again.
 	other := func(field, is, rule string) error {
 		if s.lastSeq == 0 {
-			return fault(field, is, rule, "no edit changes that, and it never held anything: remove it, and the first run creates it, or name another (--stream)", "nats stream rm "+c.Name+" --force")
+			return fault(field, is, rule, "no edit changes that, and it never held anything: remove it, and the first run creates it, or name another (--stream)", Remedy{Command: "nats stream rm " + c.Name + " --force"})
 		}
 		return fault(field, is, rule, "no edit changes that: name another stream (--stream), with a slot and a prefix of its own", s.anew())
 	}
 	edited := func(field, is, rule, words string, flag string) error {
-		return fault(field, is, rule, words, s.edit(flag))
+		return fault(field, is, rule, words, Remedy{Command: s.edit(flag)})
 	}
 	switch {
 	case c.Mirror != nil || len(c.Sources) > 0:
 		return fault("mirror or sources", "set", "a stream has one writer", "name another stream (--stream)", s.anew())
-	case len(c.Subjects) != 1 || c.Subjects[0] != want:
-		is, rule := fmt.Sprintf("%q", c.Subjects), "this service writes "+want+" and is the only writer"
-		if c.Metadata[metaSystem] != "" { // it was this service's
-			return edited("subjects", is, rule, "set them to "+want, "--subjects='"+want+"'")
-		}
-		return fault("subjects", is, rule, "name another stream (--stream) or prefix (--subject-prefix)", s.anew())
+	case len(c.Subjects) != 1 || c.Subjects[0] != s.cfg.Prefix+".>":
+		return s.checkSubjects(ctx, c)
 	case c.Sealed:
 		return other("sealed", "true", "nothing can be stored")
 	case c.Retention == jetstream.InterestPolicy:
@@ -93,6 +98,35 @@ func (s *Stream) check(c *jetstream.StreamConfig) error {
 	s.Atomic, s.maxMsgSize = c.AllowAtomicPublish, c.MaxMsgSize
 	s.warn(c)
 	return nil
+}
+
+func misfit(c *jetstream.StreamConfig, field, is, words string, remedy Remedy) error {
+	return &unfit{fmt.Errorf("%w: stream %s has %s %s: %s", ErrStreamConfig, c.Name, field, is, words), remedy}
+}
+
+// checkSubjects refuses a stream that has other subjects than this service's. An edit
+// is proposed only where the last message tells that these were edited before: what the
+// service is told may be what is out of date, and then the edit takes the subjects
+// from the service that writes them.
+func (s *Stream) checkSubjects(ctx context.Context, c *jetstream.StreamConfig) error {
+	want := s.cfg.Prefix + ".>"
+	is, rule := fmt.Sprintf("%q", c.Subjects), "this service writes "+want+" and is the only writer: "
+	if c.Metadata[metaSystem] == "" { // it was never this service's
+		return misfit(c, "subjects", is, rule+"name another stream (--stream) or prefix (--subject-prefix)", s.anew())
+	}
+	edited := s.lastSeq == 0 && slices.Contains(c.Subjects, want)
+	if s.lastSeq > 0 { // where it cannot be read, it tells nothing
+		last, err := s.getMessage(ctx, s.cfg.Stream, messageRequest{Sequence: s.lastSeq})
+		edited = err == nil && strings.HasPrefix(last.Subject, s.cfg.Prefix+".")
+	}
+	if edited {
+		return misfit(c, "subjects", is, rule+"set them to "+want, Remedy{Command: s.edit("--subjects='" + want + "'")})
+	}
+	if prefix, whole := strings.CutSuffix(strings.Join(c.Subjects, " "), ".>"); whole && !strings.ContainsAny(prefix, " .*>") {
+		words := fmt.Sprintf("tell it the prefix that the stream was made with (--subject-prefix=%s); only if that is not it, set the subjects to %s", prefix, want)
+		return misfit(c, "subjects", is, rule+words, Remedy{Command: fmt.Sprintf("ffstream run --slot=%s --stream=%s --subject-prefix=%s", s.cfg.Slot, s.cfg.Stream, prefix)})
+	}
+	return misfit(c, "subjects", is, rule+"name the prefix that the stream was made with (--subject-prefix), or another stream (--stream)", s.anew())
 }
 
 // belongs refuses a stream that was made for another database or slot.

@@ -161,7 +161,7 @@ func find(ctx context.Context, nc *nats.Conn, cfg Config, create bool) (*Stream,
 		return nil, 0, fmt.Errorf("open stream %s: %w", cfg.Stream, classify(err))
 	}
 	s.lastSeq = info.State.LastSeq
-	if err := s.check(&info.Config); err != nil {
+	if err := s.check(ctx, &info.Config); err != nil {
 		return nil, 0, err
 	}
 	return s, info.Config.Replicas, nil
