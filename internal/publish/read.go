@@ -52,8 +52,8 @@ func (s *Stream) Read(ctx context.Context, subjects []string, from, to uint64, f
 // Reading says which events of a stream are read.
 type Reading struct {
 	Stream string
-	// Subjects of which the events are. With none it is all events, and then that at To
-	// is waited for, so it has to exist; else as far as the server that reads knows.
+	// Subjects of which the events are; with none it is all events, and that at To has to
+	// exist. Whichever replica reads, it is waited for what the leader has of them.
 	Subjects []string
 	From, To uint64 // sequences, both included
 	// Patience bounds the wait for each event.
@@ -71,8 +71,27 @@ func (r *Reading) Events(ctx context.Context, js jetstream.JetStream, f func(e *
 	return nil
 }
 
+// end is the sequence at which the reading ends: the leader has one of the events
+// there, or at To and further on; 0: it has none. A consumer may be of a replica that is
+// behind, so that it has no more to give says nothing of what the stream has.
+func (r *Reading) end(ctx context.Context, nc *nats.Conn) (uint64, error) {
+	if len(r.Subjects) == 0 {
+		return r.To, nil
+	}
+	end := uint64(0)
+	for _, subject := range r.Subjects {
+		last, err := Last(ctx, nc, r.Stream, subject)
+		if err != nil {
+			return 0, err
+		}
+		if end = max(end, last); end >= r.To {
+			return r.To, nil
+		}
+	}
+	return end, nil
+}
+
 func (r *Reading) events(ctx context.Context, js jetstream.JetStream, f func(e *ffstream.Event, sequence uint64) error) error {
-	some := len(r.Subjects) > 0
 	consumer, err := js.OrderedConsumer(ctx, r.Stream, jetstream.OrderedConsumerConfig{
 		FilterSubjects: r.Subjects, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.From,
 	})
@@ -84,41 +103,42 @@ func (r *Reading) events(ctx context.Context, js jetstream.JetStream, f func(e *
 		defer cancel()
 		_ = js.DeleteConsumer(deleting, r.Stream, consumer.CachedInfo().Name) // the server removes it too, later
 	}()
-	if some && consumer.CachedInfo().NumPending == 0 {
-		return nil
+	end, err := r.end(ctx, js.Conn())
+	if err != nil || end < r.From {
+		return err
 	}
 	messages, err := consumer.Messages()
 	if err != nil {
 		return err
 	}
 	defer messages.Stop()
-	for {
+	for at := r.From - 1; at < end; {
 		m, err := r.next(ctx, messages)
 		if err != nil {
+			if still, failed := r.end(ctx, js.Conn()); failed == nil && still <= at { // the others have aged out
+				return nil
+			}
 			return err
 		}
 		meta, err := m.Metadata()
 		if err != nil {
 			return err
 		}
-		sequence := meta.Sequence.Stream
-		if sequence > r.To {
+		if at = meta.Sequence.Stream; at > r.To {
 			return nil
 		}
 		e, err := ffstream.ParseEvent(m.Data())
 		if err != nil {
-			return fmt.Errorf("message %d: %w", sequence, err)
+			return fmt.Errorf("message %d: %w", at, err)
 		}
-		if err := f(&e, sequence); err != nil {
+		if err := f(&e, at); err != nil {
 			return err
 		}
-		if sequence == r.To || some && meta.NumPending == 0 {
-			return nil
-		}
 	}
+	return nil
 }
 
-// next waits for a message, though not for one that has aged out meanwhile.
+// next waits for a message.
 func (r *Reading) next(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
 	waiting, cancel := context.WithTimeout(ctx, r.Patience)
 	defer cancel()

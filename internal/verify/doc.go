@@ -3,8 +3,8 @@
 // # How
 //
 // Some partitions at a time, all at once where memory allows: the stream's events of
-// these are read to their end, which gives what it told last of each execution; then
-// the rows are read in pages. Where the two differ there is only a candidate, since
+// these are read to their end as its leader knows it, which gives what it told last of
+// each execution; then the rows are read in pages. Where the two differ there is only a candidate, since
 // both go on. The candidates are read once more, with the transactions that the read
 // saw (read.Writers), the stream is awaited until its note says that it has everything
 // up to the end of the log as of that read, and its newer events are taken in as far
