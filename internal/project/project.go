@@ -35,6 +35,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // Config says what is projected where.
@@ -146,10 +147,12 @@ func (p *Projector) Run(ctx context.Context) {
 	}
 }
 
+// fail shows what went wrong; one line is logged a change. A bucket that another has
+// written into is no news: it is looked at again.
 func (p *Projector) fail(err error) {
 	text := err.Error()
 	p.update(func(s *Status) {
-		if s.Error == "" && !errors.Is(err, errMoved) {
+		if s.Error != text && !errors.Is(err, errMoved) {
 			p.cfg.Log.Warn("the state bucket is not kept; trying again", "bucket", p.cfg.Bucket, "error", text)
 		}
 		s.Error = text
@@ -201,10 +204,8 @@ func (p *Projector) session(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", p.cfg.Stream, err)
 	}
-	if consumer.CachedInfo().NumPending == 0 {
-		if err := s.built(ctx); err != nil {
-			return err
-		}
+	if err := s.whole(ctx); err != nil {
+		return err
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(batchSize))
 	if err != nil {
@@ -213,6 +214,20 @@ func (p *Projector) session(ctx context.Context) error {
 	defer messages.Stop()
 	p.update(func(st *Status) { st.Error, st.Sequence, st.Building = "", s.at.complete, s.building > 0 })
 	return s.follow(ctx, messages)
+}
+
+// whole says that the bucket is built where it has all that there is, as the stream's
+// leader knows: a replica that is behind has no more to give either. Of a stream that
+// holds nothing, or whose end was removed, no event says it.
+func (s *session) whole(ctx context.Context) error {
+	if s.building == 0 {
+		return nil
+	}
+	last, err := publish.Last(ctx, s.nc, s.cfg.Stream, s.cfg.Prefix+".>")
+	if err != nil || s.at.complete < last {
+		return err
+	}
+	return s.built(ctx)
 }
 
 // built says that the bucket has everything that the stream had when it was begun.
@@ -308,7 +323,8 @@ func (s *session) follow(ctx context.Context, messages jetstream.MessagesContext
 	}
 }
 
-// look checks, while nothing happens, that the bucket is as it was left.
+// look checks, while nothing happens, that the bucket is as it was left, and whether it
+// is built.
 func (s *session) look(ctx context.Context) error {
 	bucket, err := s.js.Stream(ctx, "KV_"+s.cfg.Bucket)
 	if ctx.Err() != nil {
@@ -320,7 +336,7 @@ func (s *session) look(ctx context.Context) error {
 	if last := bucket.CachedInfo().State.LastSeq; last != s.last {
 		return fmt.Errorf("look at bucket %s: %w: it ends with message %d, not %d", s.cfg.Bucket, errMoved, last, s.last)
 	}
-	return nil
+	return s.whole(ctx)
 }
 
 // next waits for a message; nil: none came.
