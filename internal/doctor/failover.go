@@ -3,6 +3,8 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -51,6 +53,19 @@ func judgeFailover(version, standbys int, exists, synchronised bool, slot, datab
 		Severity: Warning, Found: fmt.Sprintf("standbys: %d, and slot %s is not synchronised to them", standbys, slot),
 		Why: "a standby that is promoted has no slot, and the stream has a gap. Run this with the service stopped; each standby needs sync_replication_slots and hot_standby_feedback on, primary_slot_name, and dbname in primary_conninfo; " +
 			"name their slots in synchronized_standby_slots of this server",
-		Run: []string{fmt.Sprintf(`psql 'dbname=%s replication=database' -c 'ALTER_REPLICATION_SLOT "%s" (FAILOVER true)'`, database, slot)},
+		Run: []string{fmt.Sprintf(`psql %s -c 'ALTER_REPLICATION_SLOT "%s" (FAILOVER true)'`, quoted("dbname="+value(database)+" replication=database"), slot)},
 	}
 }
+
+var plain = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+
+// value is a value as a connection string has it.
+func value(text string) string {
+	if plain.MatchString(text) {
+		return text
+	}
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(text) + "'"
+}
+
+// quoted is a text as one word of the shell.
+func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }

@@ -2,8 +2,11 @@ package doctor
 
 import (
 	"context"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ffstream/ffstream/internal/testenv"
 	"github.com/ffstream/ffstream/migrations"
@@ -31,6 +34,16 @@ func TestFailover(t *testing.T) {
 		}
 		if c.severity != OK && (len(f.Run) != 1 || f.Run[0] != `psql 'dbname=d replication=database' -c 'ALTER_REPLICATION_SLOT "s" (FAILOVER true)'`) {
 			t.Errorf("%s: %q", c.name, f.Run)
+		}
+	}
+	for _, name := range []string{"d", "my data", `it's`, `a\b`, `"$HOME"`, "x=y", `\'; true`} {
+		command := judgeFailover(17, 1, true, false, "s", name).Run[0]
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", `psql() { printf %s "$1"; }; `+command).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
+		if cfg, err := pgconn.ParseConfig(string(out)); err != nil || cfg.Database != name || cfg.RuntimeParams["replication"] != "database" {
+			t.Errorf("%s: %s connects to %+v (%v)", command, out, cfg, err)
 		}
 	}
 	db := testenv.DB(t, testenv.Schema{})
