@@ -1,11 +1,17 @@
 package shard
 
 import (
+	"context"
+	"log/slog"
 	"math"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/repl"
+	"github.com/ffstream/ffstream/internal/testenv"
 )
 
 // TestRates: rates are of the last RateWindow or what there is of it, idle times and
@@ -96,4 +102,52 @@ func TestCounts(t *testing.T) {
 	if got := countsOf(&s); got != (counted{1, 5, 5, 6, 7, 8}) {
 		t.Errorf("%v", got)
 	}
+}
+
+// TestRatesFromSession: a sample is taken when a session begins, before it counts
+// anything, so what comes then is not spread over the time before.
+func TestRatesFromSession(t *testing.T) {
+	t.Parallel()
+	db := testenv.DB(t, testenv.Schema{})
+	conn, err := pgconn.ParseConfig(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, sink := broker(t, db.Name)
+	var s *Shard
+	ctx, cancel := context.WithCancel(testContext(t))
+	var before, began time.Time
+	s = New(nc, Config{
+		Source:    repl.Config{Conn: conn, Slot: db.Slot(), Publication: "ffstream"},
+		Sink:      sink,
+		Preflight: func(context.Context) error { before = time.Now(); return nil },
+		Log: slog.New(onLine{slog.DiscardHandler, func(message string) {
+			if message != "streaming" {
+				return
+			}
+			s.board.mu.Lock()
+			defer s.board.mu.Unlock()
+			began = s.board.sampler.samples[len(s.board.sampler.samples)-1].at
+			cancel()
+		}}),
+	})
+	if err := s.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !began.After(before) {
+		t.Errorf("the session was begun behind %s, and the latest sample is of %s", before, began)
+	}
+}
+
+// onLine is a log that calls a function with each message.
+type onLine struct {
+	slog.Handler
+	f func(message string)
+}
+
+func (l onLine) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l onLine) Handle(_ context.Context, r slog.Record) error {
+	l.f(r.Message)
+	return nil
 }
