@@ -4,16 +4,25 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ffstream/ffstream/internal/doctor"
 	"github.com/ffstream/ffstream/migrations"
 )
 
-// look runs doctor and gives its findings.
+// look runs doctor and gives its findings. Where the machine is so slow that a look is
+// ended by its two seconds, it says so and is asked again.
 func look(t testing.TB, env map[string]string, code int, args ...string) map[string]doctor.Finding {
 	t.Helper()
-	d := start(t, env, append([]string{"doctor", "--json"}, args...)...)
-	if got := d.code(); got != code {
+	var d *process
+	var got int
+	for began := time.Now(); ; {
+		d = start(t, env, append([]string{"doctor", "--json"}, args...)...)
+		if got = d.code(); !strings.Contains(d.output(), "statement timeout") || time.Since(began) > patience {
+			break
+		}
+	}
+	if got != code {
 		t.Fatalf("doctor ends with %d, want %d: %s", got, code, d.output())
 	}
 	var all []doctor.Finding

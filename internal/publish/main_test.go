@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	patience = time.Minute // with what a test waits for; a green one never takes it
+	patience = 4 * time.Minute // with what a test waits for; a green one never takes it
 	system   = 7406114242318563021
 )
 
@@ -75,7 +75,7 @@ func newBench(t testing.TB, nc *nats.Conn) *bench {
 	name := fmt.Sprintf("s%d", streams.Add(1))
 	// The stream stays until the server goes: one that is removed can take the
 	// account's directory with it while another is created.
-	return &bench{nc: nc, js: js, cfg: publish.Config{Stream: name, Prefix: name, Replicas: 1, MaxAge: 7 * 24 * time.Hour, SystemID: system, Slot: "ffstream"}}
+	return &bench{nc: nc, js: js, cfg: publish.Config{Stream: name, Prefix: name, Replicas: 1, MaxAge: 7 * 24 * time.Hour, SystemID: system, Slot: "ffstream", AckTimeout: patience}}
 }
 
 // ownBench is on a server of the test's own.

@@ -12,17 +12,20 @@ import (
 	"github.com/ffstream/ffstream/internal/testenv"
 )
 
+// slow is how long a machine may take that has much else to do.
+const slow = 4 * time.Minute
+
 // rig is a publisher on a stream of its own.
 func rig(t *testing.T, name string, window int) *Publisher {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), slow)
 	defer cancel()
 	nc, err := nats.Connect(testenv.NATSURL(t), nats.ReconnectBufSize(-1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	s, err := Open(ctx, nc, Config{Stream: name, Prefix: name, SystemID: 1, Slot: "s", Window: window}, true)
+	s, err := Open(ctx, nc, Config{Stream: name, Prefix: name, SystemID: 1, Slot: "s", Window: window, AckTimeout: slow}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +79,7 @@ func TestWindowIsBounded(t *testing.T) {
 		window := rapid.SampledFrom([]int{1, 10, 64, 65, 500}).Draw(rt, "window")
 		largest := rapid.SampledFrom([]int{1, 2, 3, 400}).Draw(rt, "largest transaction")
 		p := rig(t, fmt.Sprintf("w%d", number), window)
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), slow)
 		defer cancel()
 		for commit := 1; commit <= 600 && p.Sequence() < 1500; commit++ {
 			n := 1
@@ -112,7 +115,7 @@ func TestBytesAreBounded(t *testing.T) {
 	const size = 100 << 10
 	for _, events := range []int{1, 2} {
 		p := rig(t, fmt.Sprintf("bytes%d", events), 0)
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), slow)
 		defer cancel()
 		for commit := 1; commit <= 300; commit++ {
 			for i := range events {
