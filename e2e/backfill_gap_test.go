@@ -59,7 +59,7 @@ func TestBackfillRepairs(t *testing.T) {
 	w.caughtUp(p)
 
 	// One at a time: an execution that is gone takes a place too.
-	w.orders("backfill", "--partition", "4,5", "--rate", "25", "--wait")
+	w.orders("backfill", "--partition", "4,5", "--rate", "5", "--wait")
 	r := w.backfilled(p)
 	repairs, plain := w.repairs(r.Run)
 	if repairs[changed] != "waiting suspended" || len(repairs) != 3 || len(plain) != 1 || r.Published != 4 {

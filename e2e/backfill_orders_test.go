@@ -55,7 +55,7 @@ func TestBackfillOrders(t *testing.T) {
 		return len(all) > 1 && parsed(t, last).Data.Executions == r.Executions && parsed(t, all[len(all)-2]).Type == "ffstream.backfill.v1", string(last.body)
 	})
 	p.stop()
-	p = w.run("--backfill-rate=25") // what is paused stays so
+	p = w.run("--backfill-rate=5") // what is paused stays so
 	await(t, "the pause", func() (bool, string) {
 		r, text := w.backfillStatus()
 		return r.State == "paused" && strings.Count(p.output(), "backfill begins") == 1, text
@@ -69,7 +69,7 @@ func TestBackfillOrders(t *testing.T) {
 	if p := start(t, w.env(), "backfill", "resume"); p.code() != 1 || !strings.Contains(oneError(t, p), "no backfill is open") {
 		t.Errorf("nothing to resume: %s", p.output())
 	}
-	// A rate of the service's: 25 chunks a second, of one execution each.
+	// A rate of the service's: 5 chunks a second, of one execution each.
 	w.orders("backfill", "--partition", "7", "--wait")
 	if r := w.backfilled(p); r.Chunks < few || r.Executions != few {
 		t.Errorf("with the service's rate: %+v", r)

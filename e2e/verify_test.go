@@ -221,7 +221,7 @@ func TestVerifyAged(t *testing.T) {
 	w := newWorld(t, migrations.EngineNewest)
 	p := w.run()
 	w.exec(fmt.Sprintf(insertBulk, 300))
-	w.orders("backfill", "--rate", "2500") // 100 a chunk
+	w.orders("backfill", "--rate", "500") // 100 a chunk
 	w.backfilled(p)
 	w.caughtUp(p)
 	told := w.messages()

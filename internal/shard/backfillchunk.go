@@ -51,7 +51,7 @@ const firstPartition, lastPartition = 0, 255
 func (b *backfiller) next(ctx context.Context, after ffstream.Opt[ffstream.ExecutionID]) (ChunkQuery, bool, error) {
 	q := ChunkQuery{Lanes: b.order.Filter.Lanes, Limit: backfill.MaxList, Waiting: b.waiting(ctx)}
 	// A transition that commits behind a chunk waits until that is stored, so where
-	// there is a rate the chunks are small.
+	// there is a rate the chunks are few, and none is larger than that makes it.
 	if b.per > 0 && b.per < backfill.MaxList*chunksPerSecond {
 		q.Limit = max(1, b.per/chunksPerSecond)
 	}
