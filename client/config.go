@@ -73,8 +73,8 @@ type Config struct {
 	AckWait time.Duration
 	// Timeout bounds one try by its context. Default: none.
 	Timeout time.Duration
-	// Drain is how long a run that was told to stop waits for its handlers before
-	// it cancels their context. Default 10 s.
+	// Drain is how long a run that was told to stop, or whose consumer is gone, waits
+	// for its handlers before it cancels their context. Default 10 s.
 	Drain time.Duration
 	// RetryMin and RetryMax bound the delay before another try, which doubles from
 	// the one to the other. Defaults 100 ms and 1 min.
@@ -89,6 +89,11 @@ type Config struct {
 	// once, and may be called by several workers at a time. One that panics ends the
 	// run. Nil: nobody is told.
 	Retrying func(m *Message, cause error, after time.Duration)
+	// Waiting is told once in each outage that the run waits for an answer of the
+	// broker, and why, when it has waited a second or for as long as a request may
+	// take. It should return at once. One that panics ends the run. Nil: nobody is
+	// told.
+	Waiting func(cause error)
 	// Poison is given what cannot be handled: a message that is no event, an
 	// event whose handler returned ErrPoison, one that had its Tries. When it
 	// returns nil the message is terminated and never comes again. An error, and

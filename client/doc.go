@@ -22,9 +22,11 @@
 // acknowledged and not handled.
 //
 // Outages are waited out, at the start of a subscription as later: a broker that is
-// away, starts, or elects a leader. What waiting cannot mend is told at once. A
-// consumer without a name that the server forgot meanwhile is made again, behind what
-// this run has handled.
+// away, starts, or elects a leader. What waiting cannot mend is told at once: a right
+// within a second of its first use, and that JetStream is not enabled any more, which
+// a server says as well while it closes its streams, after ten. A consumer without a
+// name that the server forgot meanwhile is made again, behind what this run has
+// handled.
 //
 // A filter is exact: what subjects can express is left to the server, the rest
 // is decided here. An event that lost fields for want of room (Truncated) is

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -98,5 +99,38 @@ func TestForgotten(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestForgottenTries: the tries of an event go on where they were when the server forgot
+// an ephemeral consumer.
+func TestForgottenTries(t *testing.T) {
+	t.Parallel()
+	f := newFeed(t, testenv.NATSURL(t))
+	f.transaction(step(1, "", ffstream.StateActive))
+	f.stored()
+	ctx, stop := context.WithCancel(testContext(t))
+	defer stop()
+	stream, err := f.js.Stream(ctx, f.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := 0
+	err = f.subscriber(nil).Run(ctx, func(_ context.Context, m *client.Message) error {
+		if m.Try != last+1 {
+			t.Errorf("try %d follows try %d", m.Try, last)
+		}
+		if last = m.Try; last == 3 {
+			f.forget(ctx)
+		}
+		for range stream.ConsumerNames(ctx).Name() {
+			if last > 3 {
+				stop() // it was made anew
+			}
+		}
+		return errors.New("not yet")
+	})
+	if err != nil || last < 4 {
+		t.Errorf("tried %d times: %v", last, err)
 	}
 }

@@ -19,6 +19,26 @@ type history struct {
 	// oldest that is not settled, and gives again what was handled since, however
 	// much that is.
 	past settled
+	// tries is of what was in hand when a session ended.
+	tries map[uint64]int
+}
+
+// remember keeps how often the head of a queue was tried, for the next session.
+func (h *history) remember(q *queue) {
+	if q.tries == 0 || len(q.items) == 0 {
+		return
+	}
+	if h.tries == nil {
+		h.tries = map[uint64]int{}
+	}
+	h.tries[q.items[0].Sequence] = q.tries
+}
+
+// tried is how often another session has tried a message, and forgets it.
+func (h *history) tried(seq uint64) int {
+	n := h.tries[seq]
+	delete(h.tries, seq)
+	return n
 }
 
 // has reports whether the run has handled a message.
@@ -51,6 +71,29 @@ func (r *ring) add(seq uint64, reply string) {
 		r.at = (r.at + 1) % r.size
 	}
 	r.seqs[seq] = true
+}
+
+// arrive places a delivery: behind the one before, or something was missed. What
+// the server gives for the first time it gives in the order of the stream, so that
+// nothing lies between two of those, unless something was missed between them. What
+// it gives again can be of any place, and says nothing. mu is held.
+func (ss *session) arrive(meta *jetstream.MsgMetadata) {
+	seq := meta.Sequence.Stream
+	switch {
+	case meta.Sequence.Consumer != ss.consumed+1:
+		ss.gaps++
+		ss.holding, ss.whole = true, false
+	case meta.Sequence.Consumer == 1: // the first of all
+		ss.done.past.start = cmp.Or(ss.done.past.start, seq)
+	}
+	if meta.NumDelivered == 1 {
+		if ss.whole {
+			ss.passOver(ss.frontier+1, seq-1)
+		}
+		ss.frontier, ss.whole = seq, true
+	}
+	ss.consumed, ss.received, ss.lost = meta.Sequence.Consumer, true, false
+	ss.top = max(ss.top, seq)
 }
 
 // heartbeats tells the server of all in hand that work is in progress.
@@ -91,6 +134,10 @@ func (ss *session) release(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
+		if err := ss.refused(); err != nil {
+			ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, explain(err)))
+			return
+		}
 		before := ss.handful()
 		if !before.holding && !ss.suspect.Swap(false) {
 			wait = quick
@@ -98,8 +145,11 @@ func (ss *session) release(ctx context.Context) {
 		}
 		foreign := ss.strangers()
 		var info *jetstream.ConsumerInfo
-		err := ss.s.patient(ctx, func(ctx context.Context) (err error) {
-			info, err = ss.con.Info(ctx)
+		var stream jetstream.StreamState // asked for later
+		err := ss.s.patient(ctx, true, func(ctx context.Context) (err error) {
+			if info, err = ss.con.Info(ctx); err == nil && before.holding {
+				stream, err = ss.stored(ctx)
+			}
 			return err
 		})
 		if ctx.Err() != nil {
@@ -110,7 +160,7 @@ func (ss *session) release(ctx context.Context) {
 			return
 		}
 		ss.judge(foreign, filtersOf(info.Config))
-		if before.holding && !ss.letGo(before, info.NumAckPending) {
+		if before.holding && !ss.letGo(before, info, &stream) {
 			wait = min(2*wait, slow)
 		}
 	}
@@ -165,26 +215,45 @@ func (ss *session) handful() handful {
 	return h
 }
 
+// stored is what the stream holds, with what was deleted in its midst.
+func (ss *session) stored(ctx context.Context) (jetstream.StreamState, error) {
+	info, err := ss.stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return jetstream.StreamState{}, err
+	}
+	return info.State, nil
+}
+
 // letGo ends the hold when all that the server waits for was in hand before it
 // was asked and still is: then it was in hand while the server answered. Nothing
 // may have been missed since.
-func (ss *session) letGo(before handful, pending int) bool {
+func (ss *session) letGo(before handful, info *jetstream.ConsumerInfo, stream *jetstream.StreamState) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	sure := 0
 	for _, seq := range before.seqs {
-		if ss.inHand[seq] != nil {
+		if ss.inHand[seq] != nil && awaited(seq, info, stream) {
 			sure++
 		}
 	}
-	if sure < pending || ss.gaps != before.gaps {
+	if sure < info.NumAckPending || ss.gaps != before.gaps {
 		return false
 	}
 	slices.SortFunc(ss.held, func(a, b *delivery) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	ss.holding = false
-	ss.settleAll(before.top)
+	ss.settleAll(min(before.top, info.Delivered.Stream))
 	ss.pump()
 	return true
+}
+
+// awaited reports whether the server can wait for a message that is in hand. It does
+// not for one that the stream's limits, or somebody, has removed since; nor, when it
+// restarted and had forgotten the end of its record, for one that it will give again
+// as if for the first time. Both floors count: in a cluster that of the stream and
+// that of the consumer are told by different servers.
+func awaited(seq uint64, info *jetstream.ConsumerInfo, stream *jetstream.StreamState) bool {
+	_, deleted := slices.BinarySearch(stream.Deleted, seq)
+	return seq > info.AckFloor.Stream && seq <= info.Delivered.Stream && seq >= stream.FirstSeq && !deleted
 }
 
 // settleAll settles all up to a sequence that is not in hand: the server waits for

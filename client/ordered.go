@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,32 +22,51 @@ type reading struct {
 	pending  uint64           // how many are behind the latest; with UntilEnd, without one, behind next
 	failures int              // since the latest message
 	unwatch  func()
+	back     chan struct{} // of capacity 1: there is another connection
 
 	mu       sync.Mutex // guards what follows
 	messages jetstream.MessagesContext
+	consumer string // the name of the latest that was made; empty: none is there
+	before   error  // the connection's latest when that was made
+	breaks   int    // how often there was another connection
 	closed   bool
 }
 
 // openOrdered begins to read. The reading is the caller's to close.
 func (s *Subscriber) openOrdered(ctx context.Context) (*reading, error) {
-	r := &reading{s: s}
+	r := &reading{s: s, back: make(chan struct{}, 1)}
+	r.watch()
 	if err := r.open(ctx); err != nil {
+		r.close()
 		return nil, err
 	}
-	nc := s.js.Conn()
+	return r, nil
+}
+
+// watch interrupts the wait for a message where none may come to end it: what was on
+// its way when a connection broke is lost, and a server sends nothing to who may not
+// ask for it.
+func (r *reading) watch() {
+	nc := r.s.js.Conn()
 	changed := nc.StatusChanged(nats.CONNECTED)
+	tick := time.NewTicker(longWait)
 	done := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() {
+		defer tick.Stop()
 		for {
 			select {
 			case <-done:
 				return
+			case <-tick.C:
+				if r.refused() != nil {
+					r.interrupt()
+				}
 			case _, ok := <-changed:
 				if !ok {
 					return
 				}
-				r.interrupt() // what was on its way is lost, and nothing behind it may come to tell
+				r.reconnected()
 			}
 		}
 	})
@@ -55,24 +75,66 @@ func (s *Subscriber) openOrdered(ctx context.Context) (*reading, error) {
 		close(done)
 		watching.Wait()
 	}
-	return r, nil
 }
 
-// open makes a consumer that begins at next.
+// refused is what the server does not permit the reading to do with its consumer.
+func (r *reading) refused() error {
+	r.mu.Lock()
+	name, before := r.consumer, r.before
+	r.mu.Unlock()
+	return r.s.refusal(before, r.s.consumed(name))
+}
+
+// reconnected makes message open anew, at once.
+func (r *reading) reconnected() {
+	r.mu.Lock()
+	r.breaks++
+	r.mu.Unlock()
+	select {
+	case r.back <- struct{}{}:
+	default:
+	}
+	r.interrupt()
+}
+
+// made notes the name of the consumer, empty when it is gone.
+func (r *reading) made(consumer string) (breaks int) {
+	before := r.s.js.Conn().LastError()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.consumer, r.before = consumer, before
+	return r.breaks
+}
+
+// discard removes the latest consumer, as far as the server can be told.
+func (r *reading) discard(ctx context.Context) (breaks int) {
+	r.mu.Lock()
+	name := r.consumer
+	r.mu.Unlock()
+	if name != "" {
+		r.s.forget(ctx, name)
+	}
+	return r.made("")
+}
+
+// open makes a consumer that begins at next, in place of the one before.
 func (r *reading) open(ctx context.Context) error {
 	var messages jetstream.MessagesContext
-	err := r.s.patient(ctx, func(ctx context.Context) error {
+	var breaks int
+	err := r.s.patient(ctx, r.stream != nil, func(ctx context.Context) error {
 		stream, err := r.s.find(ctx, r.stream)
 		if err != nil {
 			return err
 		}
+		breaks = r.discard(ctx) // first: a limit of consumers may leave no room for both
 		c := jetstream.ConsumerConfig{
-			AckPolicy: jetstream.AckNonePolicy, Replicas: 1, MemoryStorage: true, InactiveThreshold: forgetAfter,
+			Name: strings.TrimPrefix(nats.NewInbox(), nats.InboxPrefix), AckPolicy: jetstream.AckNonePolicy, Replicas: 1, MemoryStorage: true, InactiveThreshold: forgetAfter,
 			FilterSubjects: r.s.cfg.subjects(stream),
 		}
 		if err := r.s.startAt(ctx, stream, &c, r.next); err != nil {
 			return err
 		}
+		r.made(c.Name) // although the answer may be lost
 		consumer, err := stream.CreateConsumer(ctx, c)
 		if err != nil {
 			return err
@@ -96,7 +158,7 @@ func (r *reading) open(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.messages = messages
-	if r.closed {
+	if r.closed || r.breaks != breaks {
 		messages.Stop()
 	}
 	return nil
@@ -106,20 +168,26 @@ func (r *reading) open(ctx context.Context) error {
 func (r *reading) interrupt() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.messages.Stop()
+	if r.messages != nil {
+		r.messages.Stop()
+	}
 }
 
-// close ends the reading: by itself, or by the end of ctx.
+// close ends the reading, by itself or by the end of ctx, and its consumer within a
+// second.
 func (r *reading) close() {
 	r.unwatch()
 	r.end()
+	r.discard(context.Background())
 }
 
 func (r *reading) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	r.messages.Stop()
+	if r.messages != nil {
+		r.messages.Stop()
+	}
 }
 
 // message is the next one, nil when ctx has ended or UntilEnd has been reached.
@@ -143,6 +211,9 @@ func (r *reading) message(ctx context.Context) (jetstream.Msg, uint64, error) {
 		if r.s.js.Conn().IsClosed() {
 			return nil, 0, fmt.Errorf("consume stream %s: %w", r.s.cfg.Stream, nats.ErrConnectionClosed)
 		}
+		if err := r.refused(); err != nil {
+			return nil, 0, fmt.Errorf("consume stream %s: %w", r.s.cfg.Stream, explain(err))
+		}
 		if more, err := r.again(ctx); !more || err != nil {
 			return nil, 0, err
 		}
@@ -150,13 +221,19 @@ func (r *reading) message(ctx context.Context) (jetstream.Msg, uint64, error) {
 }
 
 // again opens anew behind the latest message, and reports whether there is more to
-// wait for.
+// wait for. What fails again waits first, though not when there is another connection.
 func (r *reading) again(ctx context.Context) (bool, error) {
 	r.interrupt()
+	select {
+	case <-r.back:
+		r.failures = 0
+	default:
+	}
 	if r.failures++; r.failures > 1 {
 		select {
 		case <-ctx.Done():
 			return false, nil
+		case <-r.back:
 		case <-time.After(longWait):
 		}
 	}

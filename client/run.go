@@ -32,7 +32,9 @@ const atomicEvents = 1000
 // those at its start too, as long as the connection is not closed. An error is what
 // waiting cannot mend: there is no such stream, or it was deleted (ErrStreamGone);
 // the durable consumer was (ErrConsumerGone); JetStream is not enabled, or a right
-// is missing; or an event is poison and nobody takes it.
+// is missing; or an event is poison and nobody takes it. That nobody answers looks
+// the same whether the broker is away or the JetStream domain or API prefix is wrong,
+// or no server of a cluster has JetStream: it is waited out, and Config.Waiting told.
 func (s *Subscriber) Run(ctx context.Context, handle Handler) error {
 	if s.cfg.Ordered {
 		return s.runOrdered(ctx, handle)
@@ -73,7 +75,7 @@ func (s *Subscriber) run(ctx context.Context, handle batchHandler, grouped bool)
 		case s.cfg.Durable == "" && errors.Is(err, ErrConsumerGone) && ctx.Err() == nil:
 			continue // the server forgot an ephemeral consumer in an outage
 		case s.cfg.Durable == "":
-			s.forget(ctx, o.consumer)
+			s.forget(ctx, o.consumer.CachedInfo().Name)
 		case errors.Is(err, ErrConsumerGone):
 			return s.blame(ctx, o.stream, err)
 		}
@@ -83,7 +85,7 @@ func (s *Subscriber) run(ctx context.Context, handle batchHandler, grouped bool)
 
 // blame says why a durable consumer is gone: alone, or with its stream.
 func (s *Subscriber) blame(ctx context.Context, stream jetstream.Stream, err error) error {
-	lost := s.patient(ctx, func(ctx context.Context) error {
+	lost := s.patient(ctx, true, func(ctx context.Context) error {
 		_, err := s.find(ctx, stream)
 		return err
 	})
@@ -93,14 +95,14 @@ func (s *Subscriber) blame(ctx context.Context, stream jetstream.Stream, err err
 	return err
 }
 
-// forget removes an ephemeral consumer; the server would, later.
-func (s *Subscriber) forget(ctx context.Context, consumer jetstream.Consumer) {
+// forget removes an ephemeral consumer, within a second; the server would, later.
+func (s *Subscriber) forget(ctx context.Context, name string) {
 	if !s.js.Conn().IsConnected() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_ = s.js.DeleteConsumer(ctx, s.cfg.Stream, consumer.CachedInfo().Name)
+	_ = s.js.DeleteConsumer(ctx, s.cfg.Stream, name)
 }
 
 // opened is what a session reads from.
@@ -114,7 +116,7 @@ type opened struct {
 // stream of an earlier session of this run, and from where an ephemeral consumer
 // resumes, nil and 0 at first. Outages are waited out.
 func (s *Subscriber) open(ctx context.Context, grouped bool, before jetstream.Stream, from uint64) (o opened, err error) {
-	err = s.patient(ctx, func(ctx context.Context) error {
+	err = s.patient(ctx, before != nil, func(ctx context.Context) error {
 		if o.stream, err = s.find(ctx, before); err != nil {
 			return err
 		}

@@ -48,6 +48,8 @@ type session struct {
 	handle   batchHandler
 	grouped  bool
 	con      jetstream.Consumer
+	stream   jetstream.Stream
+	before   error // the connection's latest when the session began
 	subjects []string
 	failed   chan error  // of capacity 1: the first error ends the session
 	suspect  atomic.Bool // the consumer may be gone
@@ -67,21 +69,23 @@ type session struct {
 	consumed uint64 // the consumer's sequence of the latest delivery
 	gaps     int    // how often something was missed between two
 	top      uint64 // of the stream's sequences, the greatest that came
-	placed   bool   // it is known what top is, though nothing came yet
+	frontier uint64 // the sequence of the latest that came for the first time
+	whole    bool   // frontier is the server's: nothing was missed since
 	done     *history
 }
 
 func newSession(s *Subscriber, o opened, handle batchHandler, grouped bool, done *history) *session {
 	info := o.consumer.CachedInfo()
 	ss := &session{
-		s: s, cfg: &s.cfg, filter: s.cfg.filter(), handle: handle, grouped: grouped, con: o.consumer, subjects: o.subjects, failed: make(chan error, 1),
+		s: s, cfg: &s.cfg, filter: s.cfg.filter(), handle: handle, grouped: grouped, con: o.consumer, stream: o.stream, subjects: o.subjects, failed: make(chan error, 1),
+		before: s.js.Conn().LastError(),
 		inHand: map[uint64]*delivery{}, queues: map[ffstream.ExecutionID]*queue{},
 		consumed: info.Delivered.Consumer, done: done,
 	}
 	done.size = 2 * s.cfg.MaxPending
 	if begin := info.Config.OptStartSeq; s.cfg.Durable == "" && begin > 0 {
 		done.past.start = cmp.Or(done.past.start, begin)
-		ss.top, ss.placed = begin-1, true
+		ss.top, ss.frontier, ss.whole = begin-1, begin-1, true
 	}
 	ss.wake = sync.NewCond(&ss.mu)
 	return ss
@@ -218,23 +222,6 @@ func (ss *session) receive(m jetstream.Msg) {
 	if handled {
 		_ = m.Ack() // lost, it comes again
 	}
-}
-
-// arrive places a delivery: behind the one before, or something was missed. mu is
-// held.
-func (ss *session) arrive(meta *jetstream.MsgMetadata) {
-	seq := meta.Sequence.Stream
-	switch {
-	case meta.Sequence.Consumer != ss.consumed+1:
-		ss.gaps++
-		ss.holding = true
-	case ss.placed:
-		ss.passOver(ss.top+1, seq-1)
-	default: // the first of all
-		ss.done.past.start = cmp.Or(ss.done.past.start, seq)
-	}
-	ss.consumed, ss.received, ss.lost, ss.placed = meta.Sequence.Consumer, true, false, true
-	ss.top = max(ss.top, seq)
 }
 
 func (ss *session) read(m jetstream.Msg, seq uint64) *delivery {
@@ -377,6 +364,9 @@ func (ss *session) giveBack(ctx context.Context) {
 		rest = append(rest, d)
 	}
 	received := ss.received // a connection that was closed may still hand one over
+	for _, q := range ss.queues {
+		ss.done.remember(q)
+	}
 	ss.mu.Unlock()
 	nak(rest) // without a delay: the next run begins nothing before it has them
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)

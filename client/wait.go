@@ -45,14 +45,14 @@ type wait struct {
 	early []ffstream.Event       // the ends that came before it
 }
 
-// OpenWaiter subscribes. Of cfg only Stream and Prefix count, and without a
+// OpenWaiter subscribes. Of cfg only Stream, Prefix and Waiting count, and without a
 // reader From. Without a reader Wait sees only ends that the stream tells of
 // from there on; with one, the state is read after the subscription is there, so
 // no end falls between. An outage of the broker is waited out, here as later. Close
 // ends it.
 func OpenWaiter(ctx context.Context, js jetstream.JetStream, cfg Config, r Reader) (*Waiter, error) {
 	w := &Waiter{reader: r, ended: make(chan struct{}), waiting: map[ffstream.ExecutionID]map[*wait]struct{}{}}
-	cfg = Config{Stream: cfg.Stream, Prefix: cfg.Prefix, From: cfg.From, Ordered: true, Snapshots: w.event, Control: w.control}
+	cfg = Config{Stream: cfg.Stream, Prefix: cfg.Prefix, Waiting: cfg.Waiting, From: cfg.From, Ordered: true, Snapshots: w.event, Control: w.control}
 	if r != nil {
 		cfg.From = Start{}
 	}

@@ -29,8 +29,8 @@ type Change struct {
 }
 
 // Watch gives the current state of an execution and then each transition as it
-// comes, none left out and none that the state knew already. Of cfg only Stream
-// and Prefix count. The stream must be that of the database that r reads.
+// comes, none left out and none that the state knew already. Of cfg only Stream,
+// Prefix and Waiting count. The stream must be that of the database that r reads.
 //
 // It ends with an error: that of ctx, r or the subscription, or a
 // *ffstream.CorruptionError when the row cannot be understood any more; and
@@ -64,7 +64,7 @@ func (w *watch) tell(c Change) bool {
 // run returns nil when the loop has broken off.
 func (w *watch) run(ctx context.Context, js jetstream.JetStream, cfg Config) error {
 	nothing := func(context.Context, *Message) error { return nil }
-	s, err := New(js, Config{Stream: cfg.Stream, Prefix: cfg.Prefix, Ordered: true, Filter: Filter{Execution: w.id}, Snapshots: nothing, Control: nothing})
+	s, err := New(js, Config{Stream: cfg.Stream, Prefix: cfg.Prefix, Waiting: cfg.Waiting, Ordered: true, Filter: Filter{Execution: w.id}, Snapshots: nothing, Control: nothing})
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,9 @@ func (ss *session) work(ctx context.Context) {
 		q := ss.ready[0]
 		ss.ready = shift(ss.ready)
 		batch := ss.batch(q)
+		if q.tries == 0 {
+			q.tries = ss.done.tried(batch[0].Sequence)
+		}
 		q.tries++
 		for _, d := range batch {
 			d.Try, d.running = q.tries, true
@@ -162,8 +165,8 @@ func (ss *session) call(ctx context.Context, batch []*delivery) error {
 }
 
 // finish takes a batch from hand, or schedules its next try. mu is held, and let
-// go while the server is told: a message leaves the hand first, so that one in
-// hand is always one that the server waits for.
+// go while the server is told: a message leaves the hand first, so that the server
+// waits for each that is in hand, unless it was removed from the stream.
 func (ss *session) finish(q *queue, batch []*delivery, o outcome) {
 	for _, d := range batch {
 		d.running = false

@@ -94,6 +94,7 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 	out := printer{out: term.out, json: c.JSON, color: c.Color == "always" || c.Color == "auto" && isTerminal(term.out)}
 	print := func(_ context.Context, m *client.Message) error { return out.print(&m.Event, m.Body) }
 	cfg := client.Config{Stream: c.Stream, Prefix: c.SubjectPrefix, Filter: f, Ordered: true, UntilEnd: !c.Follow, Tries: 1, Snapshots: print}
+	cfg.Waiting = func(cause error) { log.Warn("waiting for JetStream", "cause", cause) }
 	if c.everything() {
 		cfg.Control = print
 	}
@@ -110,13 +111,7 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	ctx, refuse := context.WithCancelCause(ctx)
-	defer refuse(nil)
-	options = append(options, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-		if errors.Is(err, nats.ErrPermissionViolation) { // what was asked for never gets an answer
-			refuse(publish.Refused(err))
-		}
-	}))
+	options = append(options, nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // what matters, Run tells
 	nc, err := nats.Connect(c.NATSURL, append(options, nats.Name("ffstream tail"), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort())...)
 	if errors.Is(err, nats.ErrNoServers) {
 		return fmt.Errorf("connect to NATS: %w: start ffstream run, or name the server (--nats-url)", err)
@@ -134,8 +129,8 @@ func (c *tailCmd) Run(ctx context.Context, term terminal, log *slog.Logger) erro
 		return err
 	}
 	err = subscriber.Run(ctx, print)
-	if refused := context.Cause(ctx); errors.Is(refused, publish.ErrNotPermitted) {
-		return refused
+	if errors.Is(err, nats.ErrPermissionViolation) { // with what mends it
+		return fmt.Errorf("%w: %w", publish.ErrNotPermitted, err)
 	}
 	return publish.Refused(err)
 }
