@@ -69,7 +69,7 @@ backfill-bench: postgres ## Backfill BACKFILL executions beside COPY, beside tra
 
 .PHONY: load
 load: postgres ## EVENTS through a subscriber whose handlers fail, beside bare nats.go consumers, and WAITS waits while everything restarts
-	FFSTREAM_CLIENT_EVENTS=$(EVENTS) FFSTREAM_CLIENT_WAITS=$(WAITS) $(GO) test ./client -run '^(TestLoad|TestWaitRestarts)$$' -bench '^BenchmarkRun$$' -benchtime 3x -v -count=1 -timeout 0
+	FFSTREAM_CLIENT_EVENTS=$(EVENTS) FFSTREAM_CLIENT_WAITS=$(WAITS) $(GO) test ./client -parallel 1 -run '^(TestLoad|TestWaitRestarts)$$' -bench '^BenchmarkRun$$' -benchtime 3x -v -count=1 -timeout 0
 
 .PHONY: profile
 profile: postgres ## Profile a drain: .cache/cpu.pprof and .cache/heap.pprof

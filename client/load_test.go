@@ -177,10 +177,46 @@ func runUntil(t *testing.T, f *feed, r *tally, count int, crash bool) {
 	}
 }
 
-// moments are when executions were completed and when their waits returned.
+// moments are when executions were completed, when the stream had that and when
+// their waits returned.
 type moments struct {
-	mu                  sync.Mutex
-	completed, returned map[ffstream.ExecutionID]time.Time
+	mu                          sync.Mutex
+	completed, stored, returned map[ffstream.ExecutionID]time.Time
+}
+
+// read notes when the stream had the completions.
+func (m *moments) read(ctx context.Context, t *testing.T, s *service) {
+	t.Helper()
+	cfg := s.config()
+	cfg.Ordered, cfg.UntilEnd, cfg.From, cfg.Filter = true, true, client.All(), client.Filter{Terminal: true}
+	subscriber, err := client.New(s.js, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := s.js.Stream(ctx, s.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = subscriber.Run(ctx, func(ctx context.Context, e *client.Message) error {
+		raw, err := stream.GetMsg(ctx, e.Sequence)
+		if err == nil {
+			m.stored[e.ExecutionID] = raw.Time
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// between is how long after one moment the other was, sorted.
+func between(one, other map[ffstream.ExecutionID]time.Time) []time.Duration {
+	var all []time.Duration
+	for id, at := range other {
+		all = append(all, max(0, at.Sub(one[id])))
+	}
+	slices.Sort(all)
+	return all
 }
 
 func (m *moments) note(of map[ffstream.ExecutionID]time.Time, id ffstream.ExecutionID) {
@@ -262,7 +298,7 @@ func TestWaitRestarts(t *testing.T) {
 	defer w.Close()
 	var running, writers sync.WaitGroup
 	var ended atomic.Int64
-	m := &moments{completed: map[ffstream.ExecutionID]time.Time{}, returned: map[ffstream.ExecutionID]time.Time{}}
+	m := &moments{completed: map[ffstream.ExecutionID]time.Time{}, stored: map[ffstream.ExecutionID]time.Time{}, returned: map[ffstream.ExecutionID]time.Time{}}
 	begun := make(chan engine.Exec, waits)
 	for n := range waits {
 		x, id := newExecution(n % 256)
@@ -303,9 +339,12 @@ func TestWaitRestarts(t *testing.T) {
 	for _, o := range outages {
 		away = append(away, o.to.Sub(o.from).Round(time.Millisecond))
 	}
+	m.read(ctx, t, s)
 	late, rest := m.late(outages)
 	t.Logf("%d of %d waits returned, %s of the completion\n"+
-		"service and broker were away for %s; without that, %s", len(late), waits, quantiles(late), away, quantiles(rest))
+		"service and broker were away for %s; without that, %s\n"+
+		"the stream had it, %s of the completion; of that the waits returned %s", len(late), waits, quantiles(late), away, quantiles(rest),
+		quantiles(between(m.completed, m.stored)), quantiles(between(m.stored, m.returned)))
 }
 
 // complete plays executions to their end.
