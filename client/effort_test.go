@@ -98,6 +98,10 @@ func TestDrain(t *testing.T) {
 		begun.Done()
 		if m.Sequence == 1 {
 			begun.Wait()
+			for handlers.Load() <= 2 && f.durable().NumAckPending < events { // until all have come
+				<-time.After(10 * time.Millisecond)
+			}
+			<-time.After(100 * time.Millisecond) // in which a third would begin
 			stop()
 			select {
 			case <-handler.Done():
