@@ -49,7 +49,7 @@ func (s *session) open(ctx context.Context, source jetstream.Stream) error {
 // before the mark is removed. A crash in between leaves the mark, and the removal
 // to the next.
 func (s *session) place(ctx context.Context, bucket jetstream.Stream, info *jetstream.StreamInfo, stream jetstream.Stream) error {
-	s.last = info.State.LastSeq
+	s.found, s.last = info.State.LastSeq, info.State.LastSeq
 	source, why, err := s.resume(ctx, stream)
 	if err != nil {
 		return err

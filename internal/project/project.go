@@ -7,8 +7,10 @@
 // earlier event says. The bucket keeps no position of its own: each message in it
 // carries how far the stream is taken in, so after a crash the last one tells where to
 // go on. Of each execution the bucket has, at any moment, what the stream told up to
-// the sequence that its last message carries, or something newer. Writes are chained, each names the sequence of the
-// one before, so of two projectors one fails and none writes what is older.
+// the sequence that its last message carries, or something newer. Writes are chained:
+// each names the sequence of the one before and, but for a session's first, its id. So
+// of two projectors one fails and none writes what is older, and of what a killed one
+// has on its way nothing is stored behind the next one's.
 //
 // A bucket that is behind the stream's first event, ahead of its last, of another
 // stream of the same name, or edited is emptied and built anew from what the stream has; while that lasts it has the key
@@ -31,6 +33,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -176,7 +179,9 @@ type session struct {
 	*Projector
 	kv       string // subject of the bucket, with a dot
 	created  string // when the stream was made
-	last     uint64 // sequence of the bucket's last message
+	nonce    string // begins the ids of what this session writes
+	found    uint64 // sequence of the bucket's last message when the session began
+	last     uint64 // and now
 	at       mark
 	seen     uint64 // in the stream, read
 	latest   string // event at seen
@@ -190,7 +195,7 @@ func (p *Projector) session(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", p.cfg.Stream, err)
 	}
-	s := &session{Projector: p, kv: "$KV." + p.cfg.Bucket + ".", created: stream.CachedInfo().Created.UTC().Format(time.RFC3339Nano)}
+	s := &session{Projector: p, kv: "$KV." + p.cfg.Bucket + ".", created: stream.CachedInfo().Created.UTC().Format(time.RFC3339Nano), nonce: uuid.NewString()}
 	if err := s.open(ctx, stream); err != nil {
 		return err
 	}
@@ -257,6 +262,9 @@ func (s *session) write(ctx context.Context, m *nats.Msg) error {
 	return s.ack(reply.Data, s.last+1)
 }
 
+// head says what a message tells of, and behind which it is to stand. The sequence
+// alone would not do: of what a session that ended has on its way, a later message
+// would fit behind the first of the next session, in the place of one that was refused.
 func (s *session) head(m *nats.Msg, at *mark, behind uint64) {
 	m.Header.Set(ffstream.HeaderSequence, strconv.FormatUint(at.complete, 10))
 	m.Header.Set(headerResume, strconv.FormatUint(at.sequence, 10))
@@ -264,7 +272,17 @@ func (s *session) head(m *nats.Msg, at *mark, behind uint64) {
 	m.Header.Set(headerEvent, at.event)
 	m.Header.Set(headerCreated, s.created)
 	m.Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(behind, 10))
+	m.Header.Set(jetstream.MsgIDHeader, s.id(behind+1))
+	if behind > s.found {
+		m.Header.Set(jetstream.ExpectedLastMsgIDHeader, s.id(behind))
+	}
 }
+
+// id is the id of the bucket's n-th message, if this session writes it.
+func (s *session) id(n uint64) string { return s.nonce + "-" + strconv.FormatUint(n, 10) }
+
+// wrongLastMsgID is nats-server's JSStreamWrongLastMsgIDErrF.
+const wrongLastMsgID jetstream.ErrorCode = 10070
 
 // ack takes the answer to the message that was to become the bucket's want-th.
 func (s *session) ack(data []byte, want uint64) error {
@@ -276,7 +294,7 @@ func (s *session) ack(data []byte, want uint64) error {
 		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, err)
 	}
 	switch {
-	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	case answer.Error != nil && (answer.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || answer.Error.ErrorCode == wrongLastMsgID):
 		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, errMoved)
 	case answer.Error != nil:
 		return fmt.Errorf("write into bucket %s: %w", s.cfg.Bucket, answer.Error)
