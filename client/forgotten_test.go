@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -132,5 +133,84 @@ func TestForgottenTries(t *testing.T) {
 	})
 	if err != nil || last < 4 {
 		t.Errorf("tried %d times: %v", last, err)
+	}
+}
+
+// TestForgottenInSilence: the server forgets a consumer and does not say so, as it does
+// with a request for messages that is on its way while the consumer is deleted. The
+// signs of life that every request asks for are missed, and reading goes on.
+func TestForgottenInSilence(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*client.Config){
+		"ephemeral": func(*client.Config) {},
+		"ordered":   func(c *client.Config) { c.Ordered = true },
+		// What was acknowledged on the way is not waited for.
+		"durable": func(c *client.Config) { c.Durable, c.AckWait = "d", 2*patience },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, err := testenv.StartNATS(testenv.NATSConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := server.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			f := newFeed(t, server.URL())
+			ctx, stop := context.WithCancel(testContext(t))
+			defer stop()
+			requests, err := f.js.Conn().SubscribeSync("$JS.API.CONSUMER.MSG.NEXT." + f.stream + ".*")
+			if err != nil {
+				t.Fatal(err)
+			}
+			event := func() {
+				f.transaction(step(1, "", ffstream.StateActive))
+				f.stored()
+			}
+			event()
+			handled, ended := make(chan uint64, 2), make(chan error, 1)
+			s := f.subscriber(change)
+			go func() {
+				ended <- s.Run(ctx, func(_ context.Context, m *client.Message) error {
+					handled <- m.Sequence
+					return nil
+				})
+			}()
+			take := func(want uint64) {
+				select {
+				case seq := <-handled:
+					if seq != want {
+						t.Errorf("message %d is handled, want %d", seq, want)
+					}
+				case err := <-ended:
+					t.Fatalf("the run ended before message %d: %v", want, err)
+				}
+			}
+			take(1)
+			m, err := requests.NextMsgWithContext(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var request struct {
+				Heartbeat time.Duration `json:"idle_heartbeat"`
+			}
+			if err := json.Unmarshal(m.Data, &request); err != nil {
+				t.Fatal(err)
+			}
+			if request.Heartbeat <= 0 || request.Heartbeat > 2*time.Second {
+				t.Errorf("a sign of life every %s is asked for, want one every 2 s at least", request.Heartbeat)
+			}
+			if err := server.Forget(); err != nil {
+				t.Fatal(err)
+			}
+			event()
+			take(2)
+			stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -303,12 +303,14 @@ func (ss *session) reconnects(ctx context.Context) {
 			if !ok {
 				return
 			}
-			ss.acknowledgeAgain(nc)
+			ss.acknowledgeAgain()
 		}
 	}
 }
 
-func (ss *session) acknowledgeAgain(nc *nats.Conn) {
+// acknowledgeAgain repeats the latest acknowledgements, which may have been lost.
+func (ss *session) acknowledgeAgain() {
+	nc := ss.s.js.Conn()
 	ss.mu.Lock()
 	replies := make([]string, 0, len(ss.done.order))
 	for i := range ss.done.order {

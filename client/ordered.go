@@ -146,7 +146,7 @@ func (r *reading) open(ctx context.Context) error {
 			}
 			r.pending = info.NumPending
 		}
-		if messages, err = consumer.Messages(jetstream.WithMessagesErrOnMissingHeartbeat(true)); err != nil {
+		if messages, err = consumer.Messages(jetstream.WithMessagesErrOnMissingHeartbeat(true), jetstream.PullHeartbeat(signOfLife)); err != nil {
 			return err
 		}
 		r.stream, r.next, r.consumed = stream, c.OptStartSeq, 0

@@ -21,6 +21,11 @@ const (
 	pinTTL     = 4 * time.Second
 )
 
+// signOfLife is how often a server that has no message says so. A request that is on
+// its way while a consumer is deleted, or that a server forgets with the consumer, has
+// no answer at all: the consumer is asked for after twice as long.
+const signOfLife = 2 * time.Second
+
 // forgetAfter is when the server forgets a consumer without a name that nobody asks.
 const forgetAfter = 5 * time.Minute
 

@@ -128,7 +128,9 @@ func (ss *session) consume(ctx context.Context) error {
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { ss.consumeError(err) }),
 	}
 	if ss.pinned() {
-		opts = append(opts, jetstream.PullPriorityGroup(pinGroup), jetstream.PullExpiry(pullExpiry))
+		opts = append(opts, jetstream.PullPriorityGroup(pinGroup), jetstream.PullExpiry(pullExpiry)) // a sign of life each half
+	} else {
+		opts = append(opts, jetstream.PullHeartbeat(signOfLife))
 	}
 	receiving, err := ss.con.Consume(ss.receive, opts...)
 	if err != nil {
@@ -162,6 +164,7 @@ func (ss *session) consumeError(err error) {
 		ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, err))
 	case errors.Is(err, jetstream.ErrPinIDMismatch):
 		ss.giveUp()
+		ss.acknowledgeAgain() // a new leader of the consumer knows no pin, nor what was on its way to the one before
 	default:
 		ss.suspect.Store(true)
 	}

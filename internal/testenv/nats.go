@@ -77,6 +77,19 @@ func (n *NATS) Stop() {
 	n.srv.WaitForShutdown()
 }
 
+// Forget starts JetStream again beneath connections that stay: consumers in memory are
+// gone, and who waits for their messages is not told.
+func (n *NATS) Forget() error {
+	config := n.srv.JetStreamConfig()
+	if err := n.srv.DisableJetStream(); err != nil {
+		return fmt.Errorf("stop JetStream: %w", err)
+	}
+	if err := n.srv.EnableJetStream(&server.JetStreamConfig{StoreDir: n.opts.StoreDir, MaxMemory: config.MaxMemory, MaxStore: config.MaxStore}); err != nil {
+		return fmt.Errorf("start JetStream: %w", err)
+	}
+	return nil
+}
+
 // URL is where clients connect.
 func (n *NATS) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", n.opts.Port) }
 
