@@ -15,6 +15,8 @@ type tempo struct {
 	from             uint64    // sequence that was acknowledged then
 	rests            time.Time // since when nothing is in flight; zero: something is
 	pressed          bool      // there was more to send than the broker took, since then
+	calm             time.Time // since when batches go out and nothing presses; zero: not so
+	calmFrom         uint64    // sequence that was acknowledged then
 }
 
 const (
@@ -24,6 +26,9 @@ const (
 	tempoTime               = 100 * time.Millisecond
 	// tempoRest is how long a log is idle that is taken for a trickle.
 	tempoRest = time.Second
+	// tempoCalm is how long nothing presses before single messages are taken up
+	// again that had been fast enough for what comes.
+	tempoCalm = 10 * time.Second
 	// tempoMargin is by how much the other way has to be faster.
 	tempoMargin = 1.1
 	// tempoRetry is after how long a way that was slower is tried again.
@@ -36,12 +41,13 @@ func (t *tempo) press(sequence uint64, now time.Time) {
 	if t.began.IsZero() {
 		t.began, t.from = now, sequence
 	}
-	t.pressed = true
+	t.pressed, t.calm = true, time.Time{}
 }
 
 // acked notes that everything up to sequence is stored. Where the broker was not
 // the limit nothing is learnt.
 func (t *tempo) acked(sequence uint64, now time.Time) {
+	t.relax(sequence, now)
 	if n := sequence - t.from; t.began.IsZero() || n < tempoLeast || n < tempoSample && now.Sub(t.began) < tempoTime {
 		return
 	}
@@ -61,6 +67,25 @@ func (t *tempo) choose(rate float64, now time.Time) {
 	t.singles = rate
 	if t.batches > tempoMargin*rate || now.Sub(t.tried) >= tempoRetry {
 		t.batching, t.tried = true, now
+	}
+}
+
+// relax ends the batches of a load that never rests and no more presses: a batch
+// waits for the one before it, and where single messages keep up they are stored
+// sooner. Below half of their speed they do; that they were measured in a bad moment
+// is found by trying them again.
+func (t *tempo) relax(sequence uint64, now time.Time) {
+	if !t.batching {
+		return
+	}
+	if t.calm.IsZero() {
+		t.calm, t.calmFrom = now, sequence
+		return
+	}
+	calm := now.Sub(t.calm)
+	rate := float64(sequence-t.calmFrom) / calm.Seconds()
+	if calm >= tempoCalm && 2*rate < t.singles || calm >= tempoRetry {
+		t.batching, t.calm = false, time.Time{}
 	}
 }
 
@@ -85,7 +110,7 @@ func (t *tempo) idle(now time.Time) {
 // it is seen to press.
 func (t *tempo) wake(now time.Time) {
 	if !t.rests.IsZero() && now.Sub(t.rests) >= tempoRest {
-		t.batching = false
+		t.batching, t.calm = false, time.Time{}
 	}
 	t.rests = time.Time{}
 }

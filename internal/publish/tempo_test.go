@@ -69,3 +69,44 @@ func TestTempo(t *testing.T) {
 		t.Errorf("a trickle: %+v", trickle)
 	}
 }
+
+// TestTempoCalm: a load that follows a backlog without a rest is sent as single
+// messages again once these are known to keep up with it, and no sooner.
+func TestTempoCalm(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		singles float64       // what the broker takes, messages a second
+		rate    float64       // of the load
+		after   time.Duration // until batches end
+	}{
+		{"far below", 3e3, 1e3, tempoCalm},
+		{"near", 3e3, 2e3, tempoRetry},
+		{"measured in a bad moment", 100, 1e3, tempoRetry},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var tempo tempo
+			now, sequence := time.Unix(1e9, 0), uint64(0)
+			drive(&tempo, &now, &sequence, 200, c.singles, 10*c.singles)
+			if !tempo.batching {
+				t.Fatalf("a backlog: %+v", tempo)
+			}
+			tempo.acked(sequence, now)
+			began := now
+			for tempo.batching && now.Sub(began) < 2*tempoRetry {
+				tempo.idle(now)
+				now, sequence = now.Add(time.Duration(10/c.rate*float64(time.Second))), sequence+10
+				tempo.wake(now)
+				tempo.acked(sequence, now)
+			}
+			if d := now.Sub(began); d < c.after || d > c.after+time.Second {
+				t.Errorf("batches end after %s, want %s", d, c.after)
+			}
+			drive(&tempo, &now, &sequence, 16, c.singles, 10*c.singles)
+			if !tempo.batching {
+				t.Errorf("a load that presses again is not batched: %+v", tempo)
+			}
+		})
+	}
+}
