@@ -149,15 +149,7 @@ func TestForgottenInSilence(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server, err := testenv.StartNATS(testenv.NATSConfig{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := server.Close(); err != nil {
-					t.Error(err)
-				}
-			})
+			server := testenv.NewNATS(t, testenv.NATSConfig{})
 			f := newFeed(t, server.URL())
 			ctx, stop := context.WithCancel(testContext(t))
 			defer stop()

@@ -281,11 +281,7 @@ func TestWaitRestarts(t *testing.T) {
 	t.Parallel()
 	waits := setting(t, "FFSTREAM_CLIENT_WAITS", 300)
 	db := testenv.DB(t, testenv.Schema{Version: migrations.EngineNewest, Prepared: true})
-	server, err := testenv.StartNATS(testenv.NATSConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = server.Close() }()
+	server := testenv.NewNATS(t, testenv.NATSConfig{})
 	s := newService(t, db.URL, db.Name, server.URL())
 	defer s.nc.Close()
 	defer s.stop()

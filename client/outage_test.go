@@ -27,15 +27,7 @@ var kinds = map[string]func(*client.Config){
 // downFeed is a feed whose broker is down: a request fails at once.
 func downFeed(t *testing.T) (*feed, *testenv.NATS) {
 	t.Helper()
-	server, err := testenv.StartNATS(testenv.NATSConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	server := testenv.NewNATS(t, testenv.NATSConfig{})
 	f := newFeed(t, server.URL())
 	f.transaction(step(1, "", ffstream.StateActive))
 	f.stored()
@@ -53,24 +45,32 @@ func downFeed(t *testing.T) (*feed, *testenv.NATS) {
 	return f, server
 }
 
-// TestStartInOutage: what begins while the broker is down begins when it is back.
-func TestStartInOutage(t *testing.T) {
-	t.Parallel()
-	f, server := downFeed(t)
-	ctx := testContext(t)
+// runKinds begins a run of each kind, until it has handled one event. The channel gives
+// how each ended.
+func (f *feed) runKinds(ctx context.Context) <-chan error {
 	ended := make(chan error, len(kinds))
 	for name, kind := range kinds {
+		s := f.subscriber(kind)
 		go func() {
 			ctx, stop := context.WithCancel(ctx)
 			defer stop()
 			handled := false
-			err := f.subscriber(kind).Run(ctx, func(context.Context, *client.Message) error { handled = true; stop(); return nil })
+			err := s.Run(ctx, func(context.Context, *client.Message) error { handled = true; stop(); return nil })
 			if err != nil || !handled {
 				err = errors.Join(errors.New(name+" has not handled"), err)
 			}
 			ended <- err
 		}()
 	}
+	return ended
+}
+
+// TestStartInOutage: what begins while the broker is down begins when it is back.
+func TestStartInOutage(t *testing.T) {
+	t.Parallel()
+	f, server := downFeed(t)
+	ctx := testContext(t)
+	ended := f.runKinds(ctx)
 	opened := make(chan error, 1)
 	go func() {
 		w, err := client.OpenWaiter(ctx, f.js, f.config(nil), nil)
@@ -146,19 +146,7 @@ func TestStartWithoutLeader(t *testing.T) {
 		_, err := js.CreateConsumer(ctx, f.stream, jetstream.ConsumerConfig{Durable: "other"})
 		return err
 	})
-	ended := make(chan error, len(kinds))
-	for name, kind := range kinds {
-		go func() {
-			ctx, stop := context.WithCancel(ctx)
-			defer stop()
-			handled := false
-			err := f.subscriber(kind).Run(ctx, func(context.Context, *client.Message) error { handled = true; stop(); return nil })
-			if err != nil || !handled {
-				err = errors.Join(errors.New(name+" has not handled"), err)
-			}
-			ended <- err
-		}()
-	}
+	ended := f.runKinds(ctx)
 	select {
 	case err := <-ended:
 		t.Fatalf("a run ends while the cluster has no majority: %v", err)
@@ -285,15 +273,7 @@ func TestStartRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := func(cfg testenv.NATSConfig, user string) *feed {
-		server, err := testenv.StartNATS(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := server.Close(); err != nil {
-				t.Error(err)
-			}
-		})
+		server := testenv.NewNATS(t, cfg)
 		silent := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
 		nc, err := nats.Connect(strings.Replace(server.URL(), "//", "//"+user, 1), silent)
 		if err != nil {

@@ -32,15 +32,7 @@ func TestRightsLater(t *testing.T) {
 	if err := os.WriteFile(file, []byte(users), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	server, err := testenv.StartNATS(testenv.NATSConfig{File: file})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	server := testenv.NewNATS(t, testenv.NATSConfig{File: file})
 	as := func(user string) string { return strings.Replace(server.URL(), "//", "//"+user+":"+user+"@", 1) }
 	for _, c := range []struct{ user, want string }{{"next", ".CONSUMER.MSG.NEXT."}, {"ack", ".ACK."}, {"tidy", ""}} {
 		for name, kind := range kinds {

@@ -137,15 +137,7 @@ var sourceRefusals = []refusal{
 
 var sinkRefusals = []refusal{
 	{"JetStream disabled", func(w *world, env map[string]string) []string {
-		bare, err := testenv.StartNATS(testenv.NATSConfig{NoJetStream: true})
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		w.t.Cleanup(func() {
-			if err := bare.Close(); err != nil {
-				w.t.Error(err)
-			}
-		})
+		bare := testenv.NewNATS(w.t, testenv.NATSConfig{NoJetStream: true})
 		env["FFSTREAM_NATS_URL"] = bare.URL()
 		return nil
 	}, 1, []string{"JetStream is not enabled", "start nats-server with -js"}},

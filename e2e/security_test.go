@@ -150,15 +150,7 @@ func creds(t testing.TB, dir, name string, account nkeys.KeyPair) (path, seed st
 func (w *world) guarded(conf string, client ...nats.Option) (*testenv.NATS, string) {
 	w.t.Helper()
 	file := writeFile(w.t, w.t.TempDir(), "nats.conf", conf)
-	server, err := testenv.StartNATS(testenv.NATSConfig{File: file})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			w.t.Error(err)
-		}
-	})
+	server := testenv.NewNATS(w.t, testenv.NATSConfig{File: file})
 	w.nats = server.URL()
 	w.connectAs(client...)
 	return server, file

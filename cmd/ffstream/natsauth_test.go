@@ -23,11 +23,7 @@ func TestRefusedLast(t *testing.T) {
 	if err := os.WriteFile(file, []byte(`authorization { users = [ { user: u, password: p, permissions { publish { allow: "allowed" } } } ] }`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	server, err := testenv.StartNATS(testenv.NATSConfig{File: file})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
+	server := testenv.NewNATS(t, testenv.NATSConfig{File: file})
 	url := strings.Replace(server.URL(), "://", "://u:p@", 1)
 	for range 20 { // the refusal and the question for it race
 		nc, err := connectNATS(url, &natsAuth{}, slog.New(slog.DiscardHandler), nats.RetryOnFailedConnect(false))

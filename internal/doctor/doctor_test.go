@@ -186,11 +186,7 @@ func TestSkew(t *testing.T) {
 func TestStream(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	server, err := testenv.StartNATS(testenv.NATSConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
+	server := testenv.NewNATS(t, testenv.NATSConfig{})
 	nc, err := nats.Connect(server.URL())
 	if err != nil {
 		t.Fatal(err)

@@ -34,11 +34,7 @@ func runNATS(ctx context.Context, t testing.TB, js jetstream.JetStream, command 
 // it by what is printed, and sees it gone; of what no edit mends the command is another.
 func TestStreamRemedies(t *testing.T) {
 	t.Parallel()
-	server, err := testenv.StartNATS(testenv.NATSConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
+	server := testenv.NewNATS(t, testenv.NATSConfig{})
 	nc, js := mustJetStream(t, server.URL())
 	const edit, another, remove, words = "nats stream edit ", "ffstream run ", "nats stream rm ", ""
 	owned := map[string]string{"ffstream.system_identifier": "7", "ffstream.slot": "s"}
@@ -182,11 +178,7 @@ func flag(t *testing.T, command, name string) string {
 // messages, and makes room as the finding says.
 func TestRoom(t *testing.T) {
 	t.Parallel()
-	server, err := testenv.StartNATS(testenv.NATSConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
+	server := testenv.NewNATS(t, testenv.NATSConfig{})
 	nc, js := mustJetStream(t, server.URL())
 	look := func(severity Severity, found string) Finding {
 		t.Helper()

@@ -44,11 +44,7 @@ func TestAccount(t *testing.T) {
 	}
 	const sound = "jetstream { max_file: 64M, max_streams: 2 }"
 	configure(sound)
-	server, err := testenv.StartNATS(testenv.NATSConfig{File: file})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
+	server := testenv.NewNATS(t, testenv.NATSConfig{File: file})
 	check := func() Finding {
 		t.Helper()
 		nc, _ := mustJetStream(t, server.URL())
@@ -98,11 +94,7 @@ func TestAccount(t *testing.T) {
 func TestWriter(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	server, err := testenv.StartNATS(testenv.NATSConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
+	server := testenv.NewNATS(t, testenv.NATSConfig{})
 	nc, js := mustJetStream(t, server.URL())
 	cfg := testStream
 	look := func(id string) Finding { t.Helper(); return find(t, Stream(ctx, nc, cfg), id) }

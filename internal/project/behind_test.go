@@ -27,11 +27,7 @@ func TestBuildBehind(t *testing.T) {
 	if err := os.WriteFile(file, []byte(`mappings = { "$JS.API.STREAM.MSG.GET.REPLICA": "$JS.API.STREAM.MSG.GET.LEADER" }`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	server, err := testenv.StartNATS(testenv.NATSConfig{File: file})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
+	server := testenv.NewNATS(t, testenv.NATSConfig{File: file})
 	nc, err := nats.Connect(server.URL())
 	if err != nil {
 		t.Fatal(err)

@@ -81,15 +81,7 @@ func newBench(t testing.TB, nc *nats.Conn) *bench {
 // ownBench is on a server of the test's own.
 func ownBench(t testing.TB, cfg testenv.NATSConfig) (*bench, *testenv.NATS) {
 	t.Helper()
-	server, err := testenv.StartNATS(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	server := testenv.NewNATS(t, cfg)
 	return newBench(t, connect(t, server.URL())), server
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -49,6 +50,21 @@ func StartNATS(cfg NATSConfig) (*NATS, error) {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
+}
+
+// NewNATS is StartNATS for one test, with whose end the server ends.
+func NewNATS(tb testing.TB, cfg NATSConfig) *NATS {
+	tb.Helper()
+	n, err := StartNATS(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return n
 }
 
 // Start starts the server, again on the same port and files.
