@@ -6,9 +6,11 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ffstream/ffstream/migrations"
 )
@@ -74,20 +76,31 @@ var checks = []check{
 
 // Source looks at the database behind conn, which must be in no transaction.
 // A check that fails, for want of a right for instance, is a fault of its own
-// and ends no other; so is each for which ctx left no time.
+// and ends no other; so is each for which ctx left no time. What a lock or a busy
+// server kept from its answer is asked once more.
 func Source(ctx context.Context, conn *pgx.Conn, cfg Config) []Finding {
 	findings := make([]Finding, 0, len(checks))
 	for _, c := range checks {
-		f, err := look(ctx, conn, cfg, c)
-		if ctx.Err() != nil { // whatever the connection says of that
-			f = unseen()
-		} else if err != nil {
-			f = Finding{Severity: Fault, Found: err.Error(), Why: "what cannot be looked at may be wrong"}
-		}
-		f.ID = c.id
-		findings = append(findings, f)
+		findings = append(findings, inspect(ctx, conn, cfg, c))
 	}
 	return findings
+}
+
+func inspect(ctx context.Context, conn *pgx.Conn, cfg Config, c check) Finding {
+	f, err := look(ctx, conn, cfg, c)
+	if cutOff(err) {
+		f, err = look(ctx, conn, cfg, c)
+	}
+	switch {
+	case ctx.Err() != nil: // whatever the connection says of that
+		f = unseen()
+	case cutOff(err):
+		f = Finding{Severity: Fault, Found: err.Error(), Why: "what cannot be looked at may be wrong: ask again when the server has less to do and no lock is held"}
+	case err != nil:
+		f = Finding{Severity: Fault, Found: err.Error(), Why: "what cannot be looked at may be wrong"}
+	}
+	f.ID = c.id
+	return f
 }
 
 // Unseen is the finding of a look that had no time, see Source and Stream.
@@ -99,6 +112,13 @@ func Unseen(id string) Finding {
 
 func unseen() Finding {
 	return Finding{Severity: Fault, Found: "there was no time to look", Why: "what cannot be looked at may be wrong: give it longer (--timeout)"}
+}
+
+// cutOff reports whether a look was ended by one of its own timeouts.
+func cutOff(err error) bool {
+	const queryCanceled, lockNotAvailable = "57014", "55P03"
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == queryCanceled || pg.Code == lockNotAvailable)
 }
 
 func look(ctx context.Context, conn *pgx.Conn, cfg Config, c check) (f Finding, err error) {

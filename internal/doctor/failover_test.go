@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ffstream/ffstream/internal/testenv"
@@ -70,5 +71,35 @@ func TestUnseen(t *testing.T) {
 		if f.ID == "" || f.Severity != Fault || !strings.Contains(f.Why, "--timeout") {
 			t.Errorf("%+v", f)
 		}
+	}
+}
+
+// TestCutOff: a look that a lock held up is repeated, and what held it up is said.
+func TestCutOff(t *testing.T) {
+	t.Parallel()
+	ctx, db := t.Context(), testenv.DB(t, testenv.Schema{Version: migrations.EngineNewest, Prepared: true})
+	conn, other := mustConnect(t, db.URL), mustConnect(t, db.URL)
+	defer func() { _, _ = conn.Close(context.Background()), other.Close(context.Background()) }()
+	cfg := Config{Config: migrations.Config{Publication: "ffstream", Identity: true}, Slot: "none"}
+	lock := func(sql string) {
+		t.Helper()
+		if _, err := other.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock("BEGIN; LOCK TABLE pg_catalog.pg_publication")
+	f := find(t, Source(ctx, conn, cfg), "source")
+	if f.Severity != Fault || !strings.Contains(f.Found, "lock timeout") || !strings.Contains(f.Why, "no lock is held") {
+		t.Errorf("while the catalog is locked: %+v", f)
+	}
+	looks := 0
+	f = inspect(ctx, conn, cfg, check{"late", func(ctx context.Context, tx pgx.Tx, cfg Config) (Finding, error) {
+		if looks++; looks == 2 {
+			lock("ROLLBACK")
+		}
+		return source(ctx, tx, cfg)
+	}})
+	if f.ID != "late" || f.Severity != OK || looks != 2 {
+		t.Errorf("after %d looks: %+v", looks, f)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ffstream/ffstream/migrations"
 )
@@ -14,6 +15,9 @@ import (
 // source is what migrate would do, and whether the service starts without it.
 func source(ctx context.Context, tx pgx.Tx, cfg Config) (Finding, error) {
 	refusal := migrations.Check(ctx, tx, cfg.Config)
+	if pg := (*pgconn.PgError)(nil); errors.As(refusal, &pg) { // no verdict: the transaction is over
+		return Finding{}, refusal
+	}
 	steps, err := migrations.Plan(ctx, tx, cfg.Config)
 	if err != nil {
 		return Finding{}, fmt.Errorf("plan the source: %w", err)
