@@ -342,6 +342,10 @@ func TestFull(t *testing.T) {
 			if last == 0 || last >= 40 || last%uint64(n) != 0 || last != p.Acked() {
 				t.Errorf("%s, transactions of %d: stored %d, acked %d", name, n, last, p.Acked())
 			}
+			// Whoever comes next with much at once is told the same.
+			if err := store(testContext(t), b.publisher(t), txs[int(last)/n:]...); !errors.Is(err, publish.ErrFull) {
+				t.Errorf("%s, transactions of %d: again: %v", name, n, err)
+			}
 			cfg := b.promised()
 			cfg.Discard = jetstream.DiscardNew
 			if _, err := b.js.UpdateStream(testContext(t), cfg); err != nil {

@@ -48,6 +48,7 @@ type Publisher struct {
 	// names none: a server that was restarted knows the id of its last message no
 	// longer than its duplicate window.
 	lastID   []byte
+	tail     uint64 // sequence of the last message before the first
 	sent     uint64 // sequence of the last message sent
 	acked    uint64 // everything up to here is stored
 	pending  []pendingAck
@@ -82,7 +83,7 @@ func (s *Stream) Resume(tail Tail) (*Publisher, error) {
 		acks:   make(chan *nats.Msg, s.cfg.Window+maxBatch),
 		inbox:  s.nc.NewRespInbox() + ".",
 		gather: gather{limit: s.bodyLimit()},
-		sent:   tail.Sequence, acked: tail.Sequence,
+		tail:   tail.Sequence, sent: tail.Sequence, acked: tail.Sequence,
 		noteSubject: s.noteSubject(), noteRevision: s.noteRevision,
 		single: nats.Msg{Header: nats.Header{}}, batch: nats.Msg{Header: nats.Header{}},
 	}

@@ -33,7 +33,9 @@ func (p *Publisher) sendSingles(ctx context.Context, n int) error {
 		}
 		unasked += len(e.body)
 		m.Reply = ""
-		if i == n-1 || (p.sent+1)%ackEvery == 0 {
+		// The first asks by itself: where a stream is full, say, that refuses it, and
+		// what follows is refused because it does not.
+		if i == n-1 || (p.sent+1)%ackEvery == 0 || p.sent == p.tail {
 			m.Reply = p.inbox + strconv.FormatUint(p.sent+1, 36)
 		}
 		if err := p.publish(m, e); err != nil {

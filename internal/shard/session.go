@@ -90,6 +90,7 @@ func (s *Shard) session(ctx context.Context, established func()) (err error) {
 	defer func() { err = errors.Join(err, pub.Close()) }()
 	ss := s.newSession(ctx, e, pub, way)
 	ss.journal = newJournal(n, tail.Sequence, tail.State, s.cfg.Holdback, time.Now())
+	s.acked = max(s.acked, tail.Sequence) // what a session before stored unheard is not this one's
 	established()
 	level := slog.LevelInfo
 	if s.stalled {

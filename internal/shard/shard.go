@@ -77,7 +77,8 @@ type Shard struct {
 	nc    *nats.Conn // the caller's; it must reconnect for ever and buffer nothing
 	board board
 	// known and acked are what the broker acknowledged to this process: the last
-	// note, and the greatest sequence. A broker that shows less forgot it.
+	// note, and the greatest sequence, as an answer or as the tail of a session told.
+	// A broker that shows less forgot it.
 	known *note
 	acked uint64
 	// suspect is the sign of the gap that the previous session believed to see.
@@ -136,14 +137,15 @@ func (s *Shard) Run(ctx context.Context) error {
 	// and the next because that one is missing.
 	said := make(map[string]bool)
 	for {
-		active, acked, began := false, s.acked, time.Now()
+		acked := s.acked
+		var active time.Time // since when; zero: it was not
 		err := s.cfg.Sink.Explain(s.session(ctx, func() {
-			active = true
+			active, acked = time.Now(), s.acked
 			s.established = true
 			s.setRole(RoleActive)
 		}))
 		if ctx.Err() != nil {
-			if err != nil && !errors.Is(err, context.Canceled) {
+			if !active.IsZero() && err != nil && !errors.Is(err, context.Canceled) {
 				s.cfg.Log.Warn("stopped before everything was stored; the next start goes on from the stream's tail", "error", err)
 			}
 			return nil
@@ -157,12 +159,12 @@ func (s *Shard) Run(ctx context.Context) error {
 		if errors.Is(err, repl.ErrSlotBusy) {
 			s.established = true // both ends were opened and checked: what a holder survives a standby does too
 		}
-		if active && (s.acked > acked || time.Since(began) > s.cfg.MaxBackoff) {
+		if !active.IsZero() && (s.acked > acked || time.Since(active) > s.cfg.MaxBackoff) {
 			// It got on. One that only began, into a full stream for instance, did not.
 			delay.Reset()
 			clear(said)
 			s.suspect = ""
-		} else if active {
+		} else if !active.IsZero() {
 			s.stalled = true
 		}
 		s.heed(err, s.acked > acked)
