@@ -74,7 +74,9 @@ type Config struct {
 	// Timeout bounds one try by its context. Default: none.
 	Timeout time.Duration
 	// Drain is how long a run that was told to stop, or whose consumer is gone, waits
-	// for its handlers before it cancels their context. Default 10 s.
+	// for its handlers before it cancels their context. Default 10 s. For as long at
+	// most, though 5 s at least, it then waits for the broker to hear what was not
+	// handled, and to let another process begin.
 	Drain time.Duration
 	// RetryMin and RetryMax bound the delay before another try, which doubles from
 	// the one to the other. Defaults 100 ms and 1 min.

@@ -88,7 +88,7 @@ func (s *Subscriber) patient(ctx context.Context, open bool, request func(contex
 	wait, told := shortWait, false
 	var said rumour
 	for {
-		err := s.ask(ctx, request)
+		err := s.ask(ctx, s.asked, request)
 		if err == nil {
 			return nil
 		}
@@ -162,9 +162,9 @@ type undated struct{ context.Context }
 func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // ask does a request once. A server does not answer what it does not permit: it
-// says so beside, and the request ends with that. Nor does one answer what was asked
-// on a connection that broke.
-func (s *Subscriber) ask(ctx context.Context, request func(context.Context) error) error {
+// says so beside, and the request ends with that, if it concerns the caller. Nor does
+// one answer what was asked on a connection that broke.
+func (s *Subscriber) ask(ctx context.Context, concerns func(refused string) bool, request func(context.Context) error) error {
 	nc := s.js.Conn()
 	before, on := nc.LastError(), nc.Stats().Reconnects
 	ctx, refuse := context.WithCancelCause(undated{ctx})
@@ -179,7 +179,7 @@ func (s *Subscriber) ask(ctx context.Context, request func(context.Context) erro
 			case <-answered:
 				return
 			case <-tick.C:
-				if err := s.refusal(before, s.asked); err != nil {
+				if err := s.refusal(before, concerns); err != nil {
 					refuse(err)
 					return
 				}

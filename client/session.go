@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -359,7 +360,8 @@ func nak(rest []*delivery) {
 }
 
 // giveBack hands what was not handled to the next run, which sorts it, and sees
-// that the server has heard everything.
+// that the server has heard everything. What it has not heard when the bound is over,
+// AckWait does later.
 func (ss *session) giveBack(ctx context.Context) {
 	ss.mu.Lock()
 	rest := make([]*delivery, 0, len(ss.inHand))
@@ -372,19 +374,28 @@ func (ss *session) giveBack(ctx context.Context) {
 	}
 	ss.mu.Unlock()
 	nak(rest) // without a delay: the next run begins nothing before it has them
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	nc := ss.s.js.Conn()
+	flushing, cancel := ss.ending(ctx)
 	defer cancel()
-	_ = ss.s.js.Conn().FlushWithContext(ctx) // in an outage AckWait does the same, later
-	if received && ss.pinned() {
-		_ = ss.unpin(ctx) // likewise
+	if err := nc.FlushWithContext(flushing); err != nil && !nc.IsConnected() {
+		return // an outage: nobody is there to be told more
 	}
+	if received && ss.pinned() {
+		_ = ss.unpin(ctx) // unheard, the pin ends PinnedTTL after the latest request
+	}
+}
+
+// ending bounds one word to the server at the end of a session. A short pause of the
+// process is within it: the pin would stand for as long as AckWait.
+func (ss *session) ending(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), max(ss.cfg.Drain, 5*time.Second))
 }
 
 // unpin lets a standby, or the next run, begin at once.
 func (ss *session) unpin(ctx context.Context) error {
-	stream, err := ss.s.js.Stream(ctx, ss.cfg.Stream)
-	if err != nil {
-		return err
-	}
-	return stream.UnpinConsumer(ctx, ss.con.CachedInfo().Name, pinGroup)
+	ctx, cancel := ss.ending(ctx)
+	defer cancel()
+	name := ss.con.CachedInfo().Name
+	refused := func(text string) bool { return strings.Contains(text, ".CONSUMER.UNPIN."+ss.cfg.Stream+"."+name+`"`) }
+	return ss.s.ask(ctx, refused, func(ctx context.Context) error { return ss.stream.UnpinConsumer(ctx, name, pinGroup) })
 }
