@@ -2,8 +2,8 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +23,7 @@ type reading struct {
 	failures int              // since the latest message
 	unwatch  func()
 	back     chan struct{} // of capacity 1: there is another connection
+	left     []string      // consumers that may still stand: nobody answered for their deletion
 
 	mu       sync.Mutex // guards what follows
 	messages jetstream.MessagesContext
@@ -106,14 +107,15 @@ func (r *reading) made(consumer string) (breaks int) {
 	return r.breaks
 }
 
-// discard removes the latest consumer, as far as the server can be told.
+// discard removes the latest consumer, and those before it that may still stand.
 func (r *reading) discard(ctx context.Context) (breaks int) {
 	r.mu.Lock()
 	name := r.consumer
 	r.mu.Unlock()
 	if name != "" {
-		r.s.forget(ctx, name)
+		r.left = append(r.left, name)
 	}
+	r.left = r.s.forget(ctx, r.left)
 	return r.made("")
 }
 
@@ -128,7 +130,7 @@ func (r *reading) open(ctx context.Context) error {
 		}
 		breaks = r.discard(ctx) // first: a limit of consumers may leave no room for both
 		c := jetstream.ConsumerConfig{
-			Name: strings.TrimPrefix(nats.NewInbox(), nats.InboxPrefix), AckPolicy: jetstream.AckNonePolicy, Replicas: 1, MemoryStorage: true, InactiveThreshold: forgetAfter,
+			Name: nameless(), AckPolicy: jetstream.AckNonePolicy, Replicas: 1, MemoryStorage: true, InactiveThreshold: forgetAfter,
 			FilterSubjects: r.s.cfg.subjects(stream),
 		}
 		if err := r.s.startAt(ctx, stream, &c, r.next); err != nil {
@@ -136,6 +138,9 @@ func (r *reading) open(ctx context.Context) error {
 		}
 		r.made(c.Name) // although the answer may be lost
 		consumer, err := stream.CreateConsumer(ctx, c)
+		if errors.Is(err, jetstream.ErrMaximumConsumersLimit) && len(r.left) > 0 {
+			err = fmt.Errorf("%w: %w", errCrowded, err)
+		}
 		if err != nil {
 			return err
 		}

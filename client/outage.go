@@ -25,11 +25,15 @@ const (
 	closeWait = 10 * time.Second
 )
 
+// errCrowded: a consumer of this run, which nobody asks any more, may still take the
+// place of the next one.
+var errCrowded = errors.New("an own consumer may stand that was to be deleted")
+
 // mends reports whether waiting can mend what a request ended with. It is asked of
 // every request, at the start of a subscription and later.
 func mends(err error) bool {
 	var api *jetstream.APIError
-	if errors.As(err, &api) {
+	if errors.As(err, &api) && !errors.Is(err, errCrowded) {
 		const notAssigned, notLeader, streamOffline, consumerOffline = 10007, 10009, 10118, 10119
 		switch api.ErrorCode {
 		case jetstream.JSErrCodeJetStreamNotEnabled, jetstream.JSErrCodeJetStreamNotEnabledForAccount:
@@ -40,7 +44,7 @@ func mends(err error) bool {
 		return api.Code == http.StatusServiceUnavailable || api.Code == http.StatusRequestTimeout || api.Code == http.StatusTooManyRequests
 	}
 	for _, outage := range []error{
-		nats.ErrNoResponders, nats.ErrTimeout, nats.ErrDisconnected, nats.ErrConnectionReconnecting,
+		errCrowded, nats.ErrNoResponders, nats.ErrTimeout, nats.ErrDisconnected, nats.ErrConnectionReconnecting,
 		nats.ErrReconnectBufExceeded, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, outage) {

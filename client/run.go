@@ -1,12 +1,15 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -80,7 +83,7 @@ func (s *Subscriber) run(ctx context.Context, handle batchHandler, grouped bool)
 		case s.cfg.Durable == "" && errors.Is(err, ErrConsumerGone) && ctx.Err() == nil:
 			continue // the server forgot an ephemeral consumer in an outage
 		case s.cfg.Durable == "":
-			s.forget(ctx, o.consumer.CachedInfo().Name)
+			s.forget(ctx, []string{o.consumer.CachedInfo().Name})
 		case errors.Is(err, ErrConsumerGone):
 			return s.blame(ctx, o.stream, err)
 		}
@@ -100,15 +103,27 @@ func (s *Subscriber) blame(ctx context.Context, stream jetstream.Stream, err err
 	return err
 }
 
-// forget removes an ephemeral consumer, within a second; the server would, later.
-func (s *Subscriber) forget(ctx context.Context, name string) {
-	if !s.js.Conn().IsConnected() {
-		return
-	}
+// forget removes ephemeral consumers, within a second; the server would, later. It
+// returns those that may still stand, for want of an answer. One that may not be
+// removed is left to the server.
+func (s *Subscriber) forget(ctx context.Context, names []string) (left []string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_ = s.js.DeleteConsumer(ctx, s.cfg.Stream, name)
+	for _, name := range names {
+		refused := func(text string) bool { return strings.Contains(text, ".CONSUMER.DELETE."+s.cfg.Stream+"."+name+`"`) }
+		err := nats.ErrDisconnected
+		if s.js.Conn().IsConnected() {
+			err = s.ask(ctx, refused, func(ctx context.Context) error { return s.js.DeleteConsumer(ctx, s.cfg.Stream, name) })
+		}
+		if err != nil && !gone(err) && !errors.Is(err, nats.ErrPermissionViolation) {
+			left = append(left, name)
+		}
+	}
+	return left
 }
+
+// nameless is the name of a consumer that has none of its own.
+func nameless() string { return strings.TrimPrefix(nats.NewInbox(), nats.InboxPrefix) }
 
 // opened is what a session reads from.
 type opened struct {
@@ -119,14 +134,18 @@ type opened struct {
 
 // open makes the consumer, or takes the durable one that is there. Before is the
 // stream of an earlier session of this run, and from where an ephemeral consumer
-// resumes, nil and 0 at first. Outages are waited out.
+// resumes, nil and 0 at first. Outages are waited out: an ephemeral consumer has one
+// name in all that is asked meanwhile, so that one that was made, and the answer lost,
+// is not made again beside it.
 func (s *Subscriber) open(ctx context.Context, grouped bool, before jetstream.Stream, from uint64) (o opened, err error) {
+	name := nameless()
 	err = s.patient(ctx, before != nil, func(ctx context.Context) error {
 		if o.stream, err = s.find(ctx, before); err != nil {
 			return err
 		}
 		want := s.consumerConfig(o.stream, grouped)
 		o.subjects = want.FilterSubjects
+		want.Name = cmp.Or(want.Durable, name)
 		o.consumer, err = s.consumer(ctx, o.stream, want, from)
 		return err
 	})
@@ -147,12 +166,12 @@ func (s *Subscriber) consumer(ctx context.Context, stream jetstream.Stream, want
 		return nil, err
 	}
 	consumer, err := stream.CreateConsumer(ctx, want)
-	if want.Durable == "" || !errors.Is(err, jetstream.ErrConsumerExists) {
+	if !errors.Is(err, jetstream.ErrConsumerExists) {
 		return consumer, err
 	}
-	there, err := stream.Consumer(ctx, want.Durable) // another process was faster
-	if err != nil {
-		return nil, err
+	there, err := stream.Consumer(ctx, want.Name) // another process was faster, or this one: the stream had another end then
+	if err != nil || want.Durable == "" {
+		return there, err
 	}
 	return adopt(ctx, stream, there.CachedInfo().Config, want)
 }
