@@ -16,21 +16,23 @@ import (
 )
 
 // thief takes messages of an ephemeral consumer, as an outage does: the server has
-// given them, and nobody has them.
+// given them, and nobody has them. Until it has, the run has what the gate lets it have.
 type thief struct {
 	f        *feed
+	gate     *gate
 	ctx      context.Context
 	stream   jetstream.Stream
 	consumer jetstream.Consumer
 }
 
-func newThief(ctx context.Context, f *feed) *thief {
+// steal is a thief of what a run behind the gate, which began just now, is to have.
+func (g *gate) steal(ctx context.Context, f *feed) *thief {
 	f.t.Helper()
 	stream, err := f.js.Stream(ctx, f.stream)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	h := &thief{f: f, ctx: ctx, stream: stream}
+	h := &thief{f: f, gate: g, ctx: ctx, stream: stream}
 	for h.consumer == nil {
 		for name := range stream.ConsumerNames(ctx).Name() {
 			if h.consumer, err = stream.Consumer(ctx, name); err != nil {
@@ -60,24 +62,30 @@ func (h *thief) until(want func(*jetstream.ConsumerInfo) bool) {
 // delivered waits until the server has given out so many.
 func (h *thief) delivered(count uint64) {
 	h.f.t.Helper()
-	h.until(func(i *jetstream.ConsumerInfo) bool { return i.Delivered.Consumer == count })
+	h.until(func(i *jetstream.ConsumerInfo) bool { return i.Delivered.Consumer >= count })
 }
 
-// take stores two events with publish: the run has the first, and nobody the second.
-func (h *thief) take(publish func()) jetstream.Msg {
+// give lets the run have one message.
+func (h *thief) give() {
 	h.f.t.Helper()
-	h.until(func(i *jetstream.ConsumerInfo) bool { return i.NumWaiting == 1 })
-	batch, err := h.consumer.Fetch(1, jetstream.FetchMaxWait(patience))
+	info, err := h.consumer.Info(h.ctx)
 	if err != nil {
 		h.f.t.Fatal(err)
 	}
-	h.until(func(i *jetstream.ConsumerInfo) bool { return i.NumWaiting == 2 })
-	publish() // requests are served in turn
-	h.f.stored()
-	m := <-batch.Messages()
-	if m == nil {
-		h.f.t.Fatal(batch.Error())
+	h.gate.one(h.ctx)
+	h.delivered(info.Delivered.Consumer + 1)
+}
+
+// take gives the run a message and takes the one behind it. The run has what comes
+// after that.
+func (h *thief) take() jetstream.Msg {
+	h.f.t.Helper()
+	h.give()
+	m, err := h.consumer.Next(jetstream.FetchMaxWait(patience))
+	if err != nil {
+		h.f.t.Fatal(err)
 	}
+	h.gate.open()
 	return m
 }
 
@@ -109,7 +117,8 @@ func TestLostAmongRepeated(t *testing.T) {
 	f := newFeed(t, testenv.NATSURL(t))
 	ctx, stop := context.WithCancel(testContext(t))
 	defer stop()
-	s := f.subscriber(nil)
+	g := newGate(t, testenv.NATSURL(t))
+	s := g.subscriber(f)
 	release, ended := make(chan struct{}), make(chan error, 1)
 	var got []uint64
 	go func() {
@@ -123,13 +132,17 @@ func TestLostAmongRepeated(t *testing.T) {
 			return nil
 		})
 	}()
-	event := func() { f.transaction(step(1, "", ffstream.StateActive)) }
-	h := newThief(ctx, f)
-	lost := h.take(func() { event(); event() })
+	event := func() {
+		f.transaction(step(1, "", ffstream.StateActive))
+		f.stored()
+	}
+	h := g.steal(ctx, f)
+	event()
+	event()
+	lost := h.take()
 	h.again(lost, 1, 1)
 	h.delivered(3)
 	event()
-	f.stored()
 	h.delivered(4)
 	if err := lost.Nak(); err != nil {
 		t.Fatal(err)
@@ -152,7 +165,8 @@ func TestRemovedInHand(t *testing.T) {
 			f := newFeed(t, testenv.NATSURL(t))
 			ctx, stop := context.WithCancel(testContext(t))
 			defer stop()
-			s := f.subscriber(nil)
+			g := newGate(t, testenv.NATSURL(t))
+			s := g.subscriber(f)
 			begun, release, second, ended := make(chan struct{}, 3), make(chan struct{}), make(chan uint64, 2), make(chan error, 1)
 			go func() {
 				ended <- s.Run(ctx, func(_ context.Context, m *client.Message) error {
@@ -165,17 +179,17 @@ func TestRemovedInHand(t *testing.T) {
 					return nil
 				})
 			}()
-			h := newThief(ctx, f)
-			h.until(func(i *jetstream.ConsumerInfo) bool { return i.NumWaiting == 1 })
+			h := g.steal(ctx, f)
 			for range before {
 				f.transaction(step(3, "", ffstream.StateActive))
 				f.stored()
+				h.give()
 				<-begun
 			}
-			lost := h.take(func() {
-				f.transaction(step(1, "", ffstream.StateActive))
-				f.transaction(step(2, "", ffstream.StateActive))
-			})
+			f.transaction(step(1, "", ffstream.StateActive))
+			f.transaction(step(2, "", ffstream.StateActive))
+			f.stored()
+			lost := h.take()
 			<-begun
 			if err := h.stream.DeleteMsg(ctx, before+1); err != nil {
 				t.Fatal(err)

@@ -47,7 +47,8 @@ func TestPinLost(t *testing.T) {
 	t.Parallel()
 	f := newFeed(t, testenv.NATSURL(t))
 	const events = 7
-	other := &feed{t: t, js: process(t, testenv.NATSURL(t)), stream: f.stream}
+	g := newGate(t, testenv.NATSURL(t))
+	one, other := &feed{t: t, js: g.js, stream: f.stream}, &feed{t: t, js: process(t, testenv.NATSURL(t)), stream: f.stream}
 	for range 2 {
 		for n := range 3 {
 			f.transaction(step(n, "", ffstream.StateActive))
@@ -67,7 +68,7 @@ func TestPinLost(t *testing.T) {
 			}
 		})
 	}
-	run(f.subscriber(pinned), func(_ context.Context, m *client.Message) error {
+	run(one.subscriber(pinned), func(_ context.Context, m *client.Message) error {
 		tried <- struct{}{}
 		if m.ExecutionID == execution(0) {
 			return errors.New("not here")
@@ -82,17 +83,6 @@ func TestPinLost(t *testing.T) {
 	for range 3 {
 		<-tried
 	}
-	run(other.subscriber(pinned), func(_ context.Context, m *client.Message) error {
-		select {
-		case <-release:
-		default:
-			t.Errorf("message %d is handled while what was before it may be", m.Sequence)
-		}
-		if r.handled(m) == events {
-			stop()
-		}
-		return nil
-	})
 	stream, err := f.js.Stream(ctx, f.stream)
 	if err != nil {
 		t.Fatal(err)
@@ -111,11 +101,24 @@ func TestPinLost(t *testing.T) {
 			<-time.After(20 * time.Millisecond)
 		}
 	}
+	g.close()
 	first := ""
-	look(func(i *jetstream.ConsumerInfo) bool { // until both ask for messages
+	look(func(i *jetstream.ConsumerInfo) bool { // until no request of the one is left
 		first = i.PriorityGroups[0].PinnedClientID
-		return i.NumWaiting >= 2
+		return i.NumWaiting == 0
 	})
+	run(other.subscriber(pinned), func(_ context.Context, m *client.Message) error {
+		select {
+		case <-release:
+		default:
+			t.Errorf("message %d is handled while what was before it may be", m.Sequence)
+		}
+		if r.handled(m) == events {
+			stop()
+		}
+		return nil
+	})
+	look(func(i *jetstream.ConsumerInfo) bool { return i.NumWaiting > 0 }) // until the other asks
 	if err := stream.UnpinConsumer(ctx, "d", "ffstream"); err != nil {
 		t.Error(err)
 	}
@@ -125,6 +128,9 @@ func TestPinLost(t *testing.T) {
 		id := i.PriorityGroups[0].PinnedClientID
 		return id != "" && id != first
 	})
+	g.open()                                                                    // the one is told that the pin is another's
+	look(func(i *jetstream.ConsumerInfo) bool { return i.NumRedelivered >= 4 }) // until it has given back 1, 4, 5 and 6
+	<-time.After(200 * time.Millisecond)                                        // in which the other would begin, if it were given 2 and 3
 	close(release)
 	running.Wait()
 	if len(r.seen) != events || len(r.wrong) > 0 {
