@@ -52,12 +52,12 @@ func TestMain(m *testing.M) {
 
 // prepareExamples makes the stream that the examples read.
 func prepareExamples(server *testenv.NATS) error {
-	nc, err := nats.Connect(server.URL())
+	nc, err := nats.Connect(server.URL(), nats.Timeout(time.Minute))
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Minute))
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (tb *mainTB) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
 func (tb *mainTB) Error(args ...any)         { panic(fmt.Sprint(args...)) }
 func (tb *mainTB) Errorf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
 
-const patience = time.Minute // with what a test waits for; a green one never takes it
+const patience = 4 * time.Minute // with what a test waits for; a green one never takes it
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()
@@ -132,12 +132,12 @@ func newFeed(t testing.TB, url string) *feed {
 // process is a connection of one's own, as another process has.
 func process(t testing.TB, url string) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0))
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.Timeout(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}

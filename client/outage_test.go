@@ -31,12 +31,12 @@ func downFeed(t *testing.T) (*feed, *testenv.NATS) {
 	f := newFeed(t, server.URL())
 	f.transaction(step(1, "", ffstream.StateActive))
 	f.stored()
-	nc, err := nats.Connect(server.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+	nc, err := nats.Connect(server.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1), nats.Timeout(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	if f.js, err = jetstream.New(nc); err != nil {
+	if f.js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	down := nc.StatusChanged(nats.RECONNECTING)
@@ -103,23 +103,24 @@ func TestStartInOutage(t *testing.T) {
 // nothing or that it cannot, begins when it has one.
 func TestStartWithoutLeader(t *testing.T) {
 	t.Parallel()
+	const timeout = 5 * time.Second // a consumer with three replicas takes its time on a loaded machine
 	servers := testenv.Cluster(t, 3)
 	nc, err := nats.Connect(servers[0].URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.RetryOnFailedConnect(true))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Second))
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(timeout))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &feed{t: t, js: js, stream: "cluster", commit: 0x1000}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 	until := func(want bool, request func(context.Context) error) {
 		t.Helper()
 		for try := (func() bool {
-			ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // there may be no answer
+			ctx, cancel := context.WithTimeout(ctx, timeout) // there may be no answer
 			defer cancel()
 			return request(ctx) == nil
 		}); try() != want; {
@@ -150,7 +151,7 @@ func TestStartWithoutLeader(t *testing.T) {
 	select {
 	case err := <-ended:
 		t.Fatalf("a run ends while the cluster has no majority: %v", err)
-	case <-time.After(3 * time.Second): // longer than a request
+	case <-time.After(timeout + 2*time.Second):
 	}
 	for _, server := range servers[1:] {
 		if err := server.Start(); err != nil {

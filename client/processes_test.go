@@ -35,13 +35,13 @@ type team struct {
 
 // process lives until it is killed, which it reports, or ctx ends.
 func (m *team) process(ctx context.Context, share uint16) (killed bool) {
-	nc, err := nats.Connect(m.feed.js.Conn().ConnectedUrl())
+	nc, err := nats.Connect(m.feed.js.Conn().ConnectedUrl(), nats.Timeout(time.Minute))
 	if err != nil {
 		m.t.Error(err)
 		return false
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Minute))
 	if err != nil {
 		m.t.Error(err)
 		return false

@@ -27,7 +27,7 @@ func testContext(t *testing.T) context.Context {
 // may write, which is gone at its end; none without a name.
 func broker(t *testing.T, stream string) (*nats.Conn, publish.Config) {
 	t.Helper()
-	nc, err := nats.Connect(testenv.NATSURL(t))
+	nc, err := nats.Connect(testenv.NATSURL(t), nats.Timeout(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
