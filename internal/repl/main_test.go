@@ -191,15 +191,25 @@ func (r *running) failure(t *testing.T) error {
 
 func (r *running) batch(t *testing.T) *repl.Batch {
 	t.Helper()
+	b, err := r.next(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// next is the next batch, or why Run has ended.
+func (r *running) next(t *testing.T) (*repl.Batch, error) {
+	t.Helper()
 	select {
 	case b := <-r.out:
-		return b
+		return b, nil
 	case err := <-r.ended:
-		t.Fatalf("run ended: %v", err)
+		return nil, errors.Join(errors.New("run ended"), err)
 	case <-time.After(patience):
 		t.Fatal("no batch came")
 	}
-	return nil
+	return nil, nil
 }
 
 // follower reads the rows of table t out of batches.

