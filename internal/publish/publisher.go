@@ -192,11 +192,20 @@ func (p *Publisher) Acks() <-chan *nats.Msg { return p.acks }
 func (p *Publisher) dispatch(ctx context.Context) error {
 	if p.gather.complete == 0 || p.mustWait() && p.gather.complete < maxBatch && len(p.gather.bytes) < gatherBytes {
 		if p.gather.complete >= gatherLimit {
-			p.tempo.press(p.acked, time.Now())
+			p.press()
 		}
 		return nil
 	}
 	return p.sendComplete(ctx)
+}
+
+// press tells the tempo that the broker is the limit, unless what it is busy with was
+// sent the other way.
+func (p *Publisher) press() {
+	if p.tempo.batching && p.singles > 0 {
+		return
+	}
+	p.tempo.press(p.acked, time.Now())
 }
 
 // mustWait: an atomic batch costs the server the same whatever its size, so
@@ -242,7 +251,7 @@ func (p *Publisher) sendComplete(ctx context.Context) error {
 // room waits until n more messages fit the window.
 func (p *Publisher) room(ctx context.Context, n int) error {
 	for len(p.pending) > 0 && (int(p.sent-p.acked)+n > max(p.tempo.window(p.cfg.Window), n) || p.bytes > windowBytes) {
-		p.tempo.press(p.acked, time.Now())
+		p.press()
 		if err := p.wait(ctx); err != nil {
 			return err
 		}

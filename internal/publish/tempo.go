@@ -14,7 +14,7 @@ type tempo struct {
 	began            time.Time // of the measurement that goes on; zero: none does
 	from             uint64    // sequence that was acknowledged then
 	rests            time.Time // since when nothing is in flight; zero: something is
-	pressed          bool      // there was more to send than the broker took, since then
+	pressed          time.Time // when there was last more to send than the broker took, since then
 	calm             time.Time // since when batches go out and nothing presses; zero: not so
 	calmFrom         uint64    // sequence that was acknowledged then
 }
@@ -41,20 +41,20 @@ func (t *tempo) press(sequence uint64, now time.Time) {
 	if t.began.IsZero() {
 		t.began, t.from = now, sequence
 	}
-	t.pressed, t.calm = true, time.Time{}
+	t.pressed, t.calm = now, time.Time{}
 }
 
 // acked notes that everything up to sequence is stored. Where the broker was not
-// the limit nothing is learnt.
+// the limit, or was so only at first, nothing is learnt.
 func (t *tempo) acked(sequence uint64, now time.Time) {
 	t.relax(sequence, now)
 	if n := sequence - t.from; t.began.IsZero() || n < tempoLeast || n < tempoSample && now.Sub(t.began) < tempoTime {
 		return
 	}
-	rate, pressed := float64(sequence-t.from)/now.Sub(t.began).Seconds(), t.pressed
-	t.began, t.pressed = time.Time{}, false
-	if pressed {
-		t.choose(rate, now)
+	took, limit := now.Sub(t.began), now.Sub(t.pressed) <= now.Sub(t.began)/2
+	t.began, t.pressed = time.Time{}, time.Time{}
+	if limit {
+		t.choose(float64(sequence-t.from)/took.Seconds(), now)
 	}
 }
 
@@ -72,8 +72,8 @@ func (t *tempo) choose(rate float64, now time.Time) {
 
 // relax ends the batches of a load that never rests and no more presses: a batch
 // waits for the one before it, and where single messages keep up they are stored
-// sooner. Below half of their speed they do; that they were measured in a bad moment
-// is found by trying them again.
+// sooner. Below half of their speed they do. Nothing is tried here: where they do not,
+// a trial would hold up what comes for as long as it lasts.
 func (t *tempo) relax(sequence uint64, now time.Time) {
 	if !t.batching {
 		return
@@ -82,9 +82,7 @@ func (t *tempo) relax(sequence uint64, now time.Time) {
 		t.calm, t.calmFrom = now, sequence
 		return
 	}
-	calm := now.Sub(t.calm)
-	rate := float64(sequence-t.calmFrom) / calm.Seconds()
-	if calm >= tempoCalm && 2*rate < t.singles || calm >= tempoRetry {
+	if calm := now.Sub(t.calm); calm >= tempoCalm && 2*float64(sequence-t.calmFrom) < t.singles*calm.Seconds() {
 		t.batching, t.calm = false, time.Time{}
 	}
 }
@@ -100,7 +98,7 @@ func (t *tempo) window(most int) int {
 
 // idle says that nothing is in flight and nothing waits.
 func (t *tempo) idle(now time.Time) {
-	t.began, t.pressed = time.Time{}, false
+	t.began, t.pressed = time.Time{}, time.Time{}
 	if t.rests.IsZero() {
 		t.rests = now
 	}

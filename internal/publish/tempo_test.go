@@ -71,18 +71,17 @@ func TestTempo(t *testing.T) {
 }
 
 // TestTempoCalm: a load that follows a backlog without a rest is sent as single
-// messages again once these are known to keep up with it, and no sooner.
+// messages again where these are known to keep up with it, and as batches where not.
 func TestTempoCalm(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		name    string
-		singles float64       // what the broker takes, messages a second
-		rate    float64       // of the load
-		after   time.Duration // until batches end
+		name          string
+		singles, rate float64 // of the broker and of the load, messages a second
+		ends          bool
 	}{
-		{"far below", 3e3, 1e3, tempoCalm},
-		{"near", 3e3, 2e3, tempoRetry},
-		{"measured in a bad moment", 100, 1e3, tempoRetry},
+		{"far below", 3e3, 1e3, true},
+		{"near", 3e3, 2e3, false},
+		{"above", 200, 500, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -92,21 +91,51 @@ func TestTempoCalm(t *testing.T) {
 			if !tempo.batching {
 				t.Fatalf("a backlog: %+v", tempo)
 			}
-			tempo.acked(sequence, now)
 			began := now
-			for tempo.batching && now.Sub(began) < 2*tempoRetry {
+			for tempo.batching && now.Sub(began) < 10*tempoCalm {
 				tempo.idle(now)
 				now, sequence = now.Add(time.Duration(10/c.rate*float64(time.Second))), sequence+10
 				tempo.wake(now)
 				tempo.acked(sequence, now)
 			}
-			if d := now.Sub(began); d < c.after || d > c.after+time.Second {
-				t.Errorf("batches end after %s, want %s", d, c.after)
+			if d := now.Sub(began); tempo.batching == c.ends || c.ends && (d < tempoCalm || d > tempoCalm+time.Second) {
+				t.Errorf("batching %t after %s", tempo.batching, d)
 			}
 			drive(&tempo, &now, &sequence, 16, c.singles, 10*c.singles)
 			if !tempo.batching {
 				t.Errorf("a load that presses again is not batched: %+v", tempo)
 			}
 		})
+	}
+}
+
+// TestTempoLull: what is measured after the broker was the limit is not its speed.
+func TestTempoLull(t *testing.T) {
+	t.Parallel()
+	var tempo tempo
+	now, sequence := time.Unix(1e9, 0), uint64(0)
+	tempo.press(sequence, now)
+	for range 2 * tempoLeast {
+		now, sequence = now.Add(time.Millisecond), sequence+1
+		tempo.acked(sequence, now)
+	}
+	if tempo.singles != 0 || tempo.batching {
+		t.Errorf("one moment of pressure before a trickle: %+v", tempo)
+	}
+}
+
+// TestTempoMixed: while single messages are in flight, what the broker takes says
+// nothing of batches.
+func TestTempoMixed(t *testing.T) {
+	t.Parallel()
+	p := Publisher{tempo: tempo{batching: true}, singles: 1}
+	p.press()
+	if !p.tempo.began.IsZero() {
+		t.Error("single messages are measured as batches")
+	}
+	p.singles = 0
+	p.press()
+	if p.tempo.began.IsZero() {
+		t.Error("batches are not measured")
 	}
 }
