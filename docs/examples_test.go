@@ -127,7 +127,7 @@ func reacts(ctx context.Context, t *testing.T, durable, dir, name string, args .
 		if err != nil {
 			t.Fatal(err)
 		}
-		if consumer.CachedInfo().AckFloor.Consumer == 6 {
+		if consumer.CachedInfo().AckFloor.Consumer == 12 {
 			break
 		}
 	}
@@ -142,20 +142,26 @@ func reacts(ctx context.Context, t *testing.T, durable, dir, name string, args .
 	}
 }
 
-// publish stores three completions of lane default among others, and says what
-// is to be printed.
+// publish stores three completions of lane default among others, and snapshots of what
+// had completed before, and says what is to be printed.
 func publish(ctx context.Context, t *testing.T, js jetstream.JetStream, prefix string, first int) (lines []string) {
 	t.Helper()
 	for n := first; n < first+3; n++ {
-		e := events()[1]
-		e.To, e.From, e.Namespace = ffstream.StateCompleted, ffstream.StateActive, "ns"
-		for i, lane := range []string{"other", "default"} {
-			e.LaneID, e.ID = lane, ffstream.EventID{System: 7, Position: ffstream.Position{Commit: 0x100, Index: uint32(2*n + i)}}
+		all := events()
+		completed, snapshot := all[1], all[3]
+		for i, e := range []ffstream.Event{completed, snapshot, completed} {
+			e.To, e.Namespace, e.LaneID = ffstream.StateCompleted, "ns", "default"
+			if i == 0 {
+				e.LaneID = "other"
+			}
+			e.ID = ffstream.EventID{System: 7, Position: ffstream.Position{Commit: 0x100, Index: uint32(3*n + i)}}
 			if _, err := js.Publish(ctx, e.Subject(prefix), e.AppendJSON(nil)); err != nil {
 				t.Fatal(err)
 			}
+			if i == 2 {
+				lines = append(lines, fmt.Sprintf("%s %s active -> completed", e.ID, e.ExecutionID))
+			}
 		}
-		lines = append(lines, fmt.Sprintf("%s %s active -> completed", e.ID, e.ExecutionID))
 	}
 	return lines
 }

@@ -15,5 +15,6 @@ nats --server "$server" consumer info "$stream" completions-shell >/dev/null 2>&
 	nats --server "$server" consumer add "$stream" completions-shell --pull --ack explicit --deliver all --replay instant \
 		--filter "$prefix.exec.*.*.default.completed" --max-pending 1 --defaults >/dev/null
 while event=$(nats --server "$server" consumer next "$stream" completions-shell --raw --ack --timeout 24h); do
-	printf '%s\n' "$event" | jq -r '"\(.id) \(.data.execution_id) \(.data.from) -> \(.data.to)"'
+	# A snapshot, which a backfill took of what had completed before, is no completion.
+	printf '%s\n' "$event" | jq -r 'select(.type == "ffstream.execution.transitioned.v1") | "\(.id) \(.data.execution_id) \(.data.from) -> \(.data.to)"'
 done

@@ -43,8 +43,10 @@ async def main() -> None:
         for m in messages:
             event = json.loads(m.data)  # fields may be added: ignore unknown ones
             data = event["data"]
-            # The effect. It may come again after a crash: event["id"] tells.
-            print(event["id"], data["execution_id"], data["from"], "->", data["to"], flush=True)
+            # A snapshot, which a backfill took of what had completed before, is no completion.
+            if event["type"] == "ffstream.execution.transitioned.v1":
+                # The effect. It may come again after a crash: event["id"] tells.
+                print(event["id"], data["execution_id"], data["from"], "->", data["to"], flush=True)
             await m.ack()
     await nc.close()
 

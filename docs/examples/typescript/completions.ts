@@ -35,8 +35,11 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 }
 for await (const m of messages) {
   const event = m.json<Transition>();
-  // The effect. It may come again after a crash: event.id tells.
-  console.log(event.id, event.data.execution_id, event.data.from, "->", event.data.to);
+  // A snapshot, which a backfill took of what had completed before, is no completion.
+  if (event.type === "ffstream.execution.transitioned.v1") {
+    // The effect. It may come again after a crash: event.id tells.
+    console.log(event.id, event.data.execution_id, event.data.from, "->", event.data.to);
+  }
   m.ack();
 }
 await nc.drain();
