@@ -18,12 +18,14 @@ type reading struct {
 	s        *Subscriber
 	stream   jetstream.Stream // as it was found first
 	next     uint64           // where another consumer begins; 0: at the time that From says
+	first    uint64           // that the stream held when the latest had begun
 	consumed uint64           // the consumer's sequence of the latest message
 	pending  uint64           // how many are behind the latest; with UntilEnd, without one, behind next
 	failures int              // since the latest message
 	unwatch  func()
-	back     chan struct{} // of capacity 1: there is another connection
-	left     []string      // consumers that may still stand: nobody answered for their deletion
+	back     chan struct{}               // of capacity 1: there is another connection
+	left     []string                    // consumers that may still stand: nobody answered for their deletion
+	missed   func(context.Context) error // nil, or called when the stream may have forgotten what was not read yet
 
 	mu       sync.Mutex // guards what follows
 	messages jetstream.MessagesContext
@@ -154,6 +156,13 @@ func (r *reading) open(ctx context.Context) error {
 		if messages, err = consumer.Messages(jetstream.WithMessagesErrOnMissingHeartbeat(true), jetstream.PullHeartbeat(signOfLife)); err != nil {
 			return err
 		}
+		if r.missed != nil {
+			info, err := stream.Info(ctx) // what it lost before the consumer was there
+			if err != nil {
+				return err
+			}
+			r.first = info.State.FirstSeq
+		}
 		r.stream, r.next, r.consumed = stream, c.OptStartSeq, 0
 		return nil
 	})
@@ -209,6 +218,10 @@ func (r *reading) message(ctx context.Context) (jetstream.Msg, uint64, error) {
 				return nil, 0, fmt.Errorf("read message on %s: %w", m.Subject(), err)
 			}
 			if meta.Sequence.Consumer == r.consumed+1 {
+				if meta.Sequence.Stream < r.next { // a replica that is behind begins where it ends
+					r.consumed++
+					continue
+				}
 				r.consumed, r.next, r.pending, r.failures = r.consumed+1, meta.Sequence.Stream+1, meta.NumPending, 0
 				return m, meta.Sequence.Stream, nil
 			}
@@ -242,11 +255,17 @@ func (r *reading) again(ctx context.Context) (bool, error) {
 		case <-time.After(longWait):
 		}
 	}
+	next := r.next
 	if err := r.open(ctx); err != nil {
 		if ctx.Err() != nil {
 			return false, nil
 		}
 		return false, fmt.Errorf("consume stream %s: %w", r.s.cfg.Stream, err)
+	}
+	if r.missed != nil && r.first > next {
+		if err := r.missed(ctx); err != nil {
+			return false, err
+		}
 	}
 	return !r.s.cfg.UntilEnd || r.pending > 0, nil
 }

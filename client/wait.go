@@ -65,6 +65,9 @@ func OpenWaiter(ctx context.Context, js jetstream.JetStream, cfg Config, r Reade
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to stream %s: %w", s.cfg.Stream, err)
 	}
+	events.missed = func(ctx context.Context) error {
+		return w.control(ctx, &Message{Event: ffstream.Event{Type: ffstream.TypeGap}})
+	}
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
 	go func() {

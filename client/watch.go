@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -35,8 +36,9 @@ type Change struct {
 // It ends with an error: that of ctx, r or the subscription, or a
 // *ffstream.CorruptionError when the row cannot be understood any more; and
 // without one when the loop breaks off. It outlives outages of the broker as long
-// as the connection does. Behind a gap that an operator accepted the state is read
-// again and told, whatever it is.
+// as the connection does. Behind a gap that an operator accepted, and where the stream's
+// limits removed in an outage what was not read, the state is read again and told,
+// whatever it is.
 func Watch(ctx context.Context, js jetstream.JetStream, cfg Config, r StateReader, id ffstream.ExecutionID) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		w := watch{reader: r, id: canonical(id), yield: yield}
@@ -61,6 +63,9 @@ func (w *watch) tell(c Change) bool {
 	return w.yield(c, nil)
 }
 
+// errLeft: the loop has broken off.
+var errLeft = errors.New("the loop has broken off")
+
 // run returns nil when the loop has broken off.
 func (w *watch) run(ctx context.Context, js jetstream.JetStream, cfg Config) error {
 	nothing := func(context.Context, *Message) error { return nil }
@@ -74,11 +79,20 @@ func (w *watch) run(ctx context.Context, js jetstream.JetStream, cfg Config) err
 	}
 	defer r.close()
 	defer context.AfterFunc(ctx, r.end)()
+	r.missed = func(ctx context.Context) error {
+		more, err := w.read(ctx)
+		if err == nil && !more {
+			err = errLeft
+		}
+		return err
+	}
 	more, err := w.read(ctx)
 	ss := session{s: s, cfg: &s.cfg, filter: s.cfg.filter()}
 	for more && err == nil {
 		var d *delivery
-		if d, err = ss.nextOrdered(ctx, r); err != nil {
+		if d, err = ss.nextOrdered(ctx, r); errors.Is(err, errLeft) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 		if d == nil {
