@@ -44,6 +44,17 @@ func Sequence(seq uint64) Start { return Start{kind: startSequence, sequence: se
 // the run ends with ErrExpired.
 func After(p ffstream.Position) Start { return Start{kind: startAfter, after: p} }
 
+// passed reports whether an event is not behind the position that reading begins
+// after: a replica that is behind may have been asked where that is. What is begun
+// with a durable consumer is the server's to know.
+func (c *Config) passed(d *delivery) bool {
+	if c.From.kind != startAfter || c.Durable != "" || d.broken != nil {
+		return false
+	}
+	p := d.Position()
+	return !p.IsZero() && p.Compare(c.From.after) <= 0
+}
+
 // resolve turns a start into a sequence, 0 when it is a time. A sequence, unlike
 // "new", means the same when a consumer must be made again.
 func (s Start) resolve(ctx context.Context, stream jetstream.Stream) (uint64, error) {
