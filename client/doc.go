@@ -25,8 +25,8 @@
 // away, starts, or elects a leader. What waiting cannot mend is told at once: a right
 // within a second of its first use, and that JetStream is not enabled any more, which
 // a server says as well while it closes its streams, after ten. A consumer without a
-// name that the server forgot meanwhile is made again, behind what this run has
-// handled.
+// name that the server forgot meanwhile, or that stood on a server of a cluster that
+// is away alone, is made again, behind what this run has handled.
 //
 // A filter is exact: what subjects can express is left to the server, the rest
 // is decided here. An event that lost fields for want of room (Truncated) is
@@ -38,6 +38,12 @@
 // That an event is handled once. A handler that ended as the process crashed is
 // called again at the next start, and a broker that crashes can forget
 // acknowledgements. See Idempotency.
+//
+// That an event is given which the stream's limits removed before it was: a run that is
+// away, or behind, for longer than the stream keeps events goes on with what is left, as
+// every consumer of the broker does, and is not told. A program that must know keeps
+// the position of its last effect and begins with After, which says so by ErrExpired.
+// Waiter, with a reader, and Watch read the database again where that may have happened.
 //
 // That a process which was paused for longer than AckWait and 4 s knows that
 // another took over: its handler may still run. It learns it within a second of

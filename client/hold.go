@@ -92,7 +92,7 @@ func (ss *session) arrive(meta *jetstream.MsgMetadata) {
 		}
 		ss.frontier, ss.whole = seq, true
 	}
-	ss.consumed, ss.received, ss.lost = meta.Sequence.Consumer, true, false
+	ss.consumed, ss.lost = meta.Sequence.Consumer, false
 	ss.top = max(ss.top, seq)
 }
 
@@ -147,7 +147,7 @@ func (ss *session) release(ctx context.Context) {
 		var info *jetstream.ConsumerInfo
 		var stream jetstream.StreamState // asked for later
 		err := ss.s.patient(ctx, true, func(ctx context.Context) (err error) {
-			if info, err = ss.con.Info(ctx); err == nil && before.holding {
+			if info, err = ss.look(ctx); err == nil && before.holding {
 				stream, err = ss.stored(ctx)
 			}
 			return err
@@ -159,11 +159,39 @@ func (ss *session) release(ctx context.Context) {
 			ss.lose(err)
 			return
 		}
+		if ss.repeat.Swap(false) {
+			ss.acknowledgeAgain()
+		}
 		ss.judge(foreign, filtersOf(info.Config))
 		if before.holding && !ss.letGo(before, info, &stream) {
 			wait = min(2*wait, slow)
 		}
 	}
+}
+
+// look asks for the consumer. One that was deleted and made anew is another: it knows
+// nothing of what this one has in hand. A server of a cluster that has begun and does
+// not know the consumer's state yet shows it without any. One without a name stands on one server, and
+// when the stream answers and it does not, no time is lost waiting for that server:
+// the run goes on with another.
+func (ss *session) look(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	info, err := ss.con.Info(ctx)
+	switch {
+	case err == nil && info.Cluster == nil && clustered(ss.stream):
+		return nil, errNoLeader
+	case err == nil && !info.Created.Equal(ss.created):
+		return nil, ErrConsumerGone
+	case err != nil && ss.cfg.Durable == "" && mends(err) && ctx.Err() == nil:
+		if _, found := ss.s.find(ctx, ss.stream); found == nil {
+			return nil, ErrConsumerGone
+		}
+	}
+	return info, err
+}
+
+func clustered(stream jetstream.Stream) bool {
+	c := stream.CachedInfo().Cluster
+	return c != nil && c.Name != ""
 }
 
 // strangers is what came although it is not of the own subjects.
@@ -279,6 +307,7 @@ func (ss *session) settleAll(top uint64) {
 // held.
 func (ss *session) settle(d *delivery) {
 	ss.done.add(d.Sequence, d.msg.Reply())
+	delete(ss.done.tries, d.Sequence)
 	ss.passOver(d.Sequence, d.Sequence)
 }
 
@@ -303,9 +332,16 @@ func (ss *session) reconnects(ctx context.Context) {
 			if !ok {
 				return
 			}
-			ss.acknowledgeAgain()
+			ss.repeatAcks()
 		}
 	}
+}
+
+// repeatAcks has the latest acknowledgements repeated as soon as the consumer is seen
+// to be the same: another of its name would take them for its own.
+func (ss *session) repeatAcks() {
+	ss.repeat.Store(true)
+	ss.suspect.Store(true)
 }
 
 // acknowledgeAgain repeats the latest acknowledgements, which may have been lost.

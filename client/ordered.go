@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -140,10 +139,7 @@ func (r *reading) open(ctx context.Context) error {
 		}
 		r.made(c.Name) // although the answer may be lost
 		consumer, err := stream.CreateConsumer(ctx, c)
-		if errors.Is(err, jetstream.ErrMaximumConsumersLimit) && len(r.left) > 0 {
-			err = fmt.Errorf("%w: %w", errCrowded, err)
-		}
-		if err != nil {
+		if err = crowded(err, r.left); err != nil {
 			return err
 		}
 		if r.s.cfg.UntilEnd {

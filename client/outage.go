@@ -29,6 +29,9 @@ const (
 // place of the next one.
 var errCrowded = errors.New("an own consumer may stand that was to be deleted")
 
+// errNoLeader: a server answered for a consumer that it does not lead.
+var errNoLeader = errors.New("the consumer has no leader")
+
 // mends reports whether waiting can mend what a request ended with. It is asked of
 // every request, at the start of a subscription and later.
 func mends(err error) bool {
@@ -44,7 +47,7 @@ func mends(err error) bool {
 		return api.Code == http.StatusServiceUnavailable || api.Code == http.StatusRequestTimeout || api.Code == http.StatusTooManyRequests
 	}
 	for _, outage := range []error{
-		errCrowded, nats.ErrNoResponders, nats.ErrTimeout, nats.ErrDisconnected, nats.ErrConnectionReconnecting,
+		errCrowded, errNoLeader, nats.ErrNoResponders, nats.ErrTimeout, nats.ErrDisconnected, nats.ErrConnectionReconnecting,
 		nats.ErrReconnectBufExceeded, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, outage) {

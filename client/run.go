@@ -72,7 +72,7 @@ func (s *Subscriber) run(ctx context.Context, handle batchHandler, grouped bool)
 	var done history
 	for {
 		var err error
-		if o, err = s.open(ctx, grouped, o.stream, done.past.next()); err != nil {
+		if o, err = s.open(ctx, grouped, o, done.past.next()); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -81,9 +81,10 @@ func (s *Subscriber) run(ctx context.Context, handle batchHandler, grouped bool)
 		err = newSession(s, o, handle, grouped, &done).run(ctx)
 		switch {
 		case s.cfg.Durable == "" && errors.Is(err, ErrConsumerGone) && ctx.Err() == nil:
-			continue // the server forgot an ephemeral consumer in an outage
+			o.left = append(o.left, o.consumer.CachedInfo().Name) // where its server is away alone
+			continue
 		case s.cfg.Durable == "":
-			s.forget(ctx, []string{o.consumer.CachedInfo().Name})
+			s.forget(ctx, append(o.left, o.consumer.CachedInfo().Name))
 		case errors.Is(err, ErrConsumerGone):
 			return s.blame(ctx, o.stream, err)
 		}
@@ -122,6 +123,15 @@ func (s *Subscriber) forget(ctx context.Context, names []string) (left []string)
 	return left
 }
 
+// crowded says of the refusal of a consumer that it is worth waiting while others of
+// this run may still stand.
+func crowded(err error, left []string) error {
+	if errors.Is(err, jetstream.ErrMaximumConsumersLimit) && len(left) > 0 {
+		return fmt.Errorf("%w: %w", errCrowded, err)
+	}
+	return err
+}
+
 // nameless is the name of a consumer that has none of its own.
 func nameless() string { return strings.TrimPrefix(nats.NewInbox(), nats.InboxPrefix) }
 
@@ -130,24 +140,27 @@ type opened struct {
 	stream   jetstream.Stream
 	consumer jetstream.Consumer
 	subjects []string // that the consumer was asked for; none is all
+	left     []string // consumers of earlier sessions that may still stand
 }
 
-// open makes the consumer, or takes the durable one that is there. Before is the
-// stream of an earlier session of this run, and from where an ephemeral consumer
-// resumes, nil and 0 at first. Outages are waited out: an ephemeral consumer has one
+// open makes the consumer, or takes the durable one that is there. Before is what an
+// earlier session of this run read from, and from where an ephemeral consumer
+// resumes, nothing and 0 at first. Outages are waited out: an ephemeral consumer has one
 // name in all that is asked meanwhile, so that one that was made, and the answer lost,
 // is not made again beside it.
-func (s *Subscriber) open(ctx context.Context, grouped bool, before jetstream.Stream, from uint64) (o opened, err error) {
+func (s *Subscriber) open(ctx context.Context, grouped bool, before opened, from uint64) (o opened, err error) {
 	name := nameless()
-	err = s.patient(ctx, before != nil, func(ctx context.Context) error {
-		if o.stream, err = s.find(ctx, before); err != nil {
+	o.left = before.left
+	err = s.patient(ctx, before.stream != nil, func(ctx context.Context) error {
+		if o.stream, err = s.find(ctx, before.stream); err != nil {
 			return err
 		}
+		o.left = s.forget(ctx, o.left) // first: a limit of consumers may leave no room for both
 		want := s.consumerConfig(o.stream, grouped)
 		o.subjects = want.FilterSubjects
 		want.Name = cmp.Or(want.Durable, name)
 		o.consumer, err = s.consumer(ctx, o.stream, want, from)
-		return err
+		return crowded(err, o.left)
 	})
 	return o, err
 }

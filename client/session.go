@@ -53,7 +53,9 @@ type session struct {
 	before   error // the connection's latest when the session began
 	subjects []string
 	failed   chan error  // of capacity 1: the first error ends the session
+	created  time.Time   // when the consumer was
 	suspect  atomic.Bool // the consumer may be gone
+	repeat   atomic.Bool // acknowledgements may have been lost
 
 	mu       sync.Mutex // guards what follows
 	wake     *sync.Cond // ready has grown, or stopping
@@ -65,7 +67,7 @@ type session struct {
 	holding  bool        // something older may be on its way
 	barrier  bool        // one is being handled
 	stopping bool
-	received bool   // so the server's pin is, or was, this session's
+	pin      string // the server's name for this session, of the latest delivery
 	lost     bool   // the pin is another's
 	consumed uint64 // the consumer's sequence of the latest delivery
 	gaps     int    // how often something was missed between two
@@ -81,7 +83,7 @@ func newSession(s *Subscriber, o opened, handle batchHandler, grouped bool, done
 		s: s, cfg: &s.cfg, filter: s.cfg.filter(), handle: handle, grouped: grouped, con: o.consumer, stream: o.stream, subjects: o.subjects, failed: make(chan error, 1),
 		before: s.js.Conn().LastError(),
 		inHand: map[uint64]*delivery{}, queues: map[ffstream.ExecutionID]*queue{},
-		consumed: info.Delivered.Consumer, done: done,
+		created: info.Created, consumed: info.Delivered.Consumer, done: done,
 	}
 	done.size = 2 * s.cfg.MaxPending
 	if begin := info.Config.OptStartSeq; s.cfg.Durable == "" && begin > 0 {
@@ -165,7 +167,7 @@ func (ss *session) consumeError(err error) {
 		ss.fail(fmt.Errorf("consume stream %s: %w", ss.cfg.Stream, err))
 	case errors.Is(err, jetstream.ErrPinIDMismatch):
 		ss.giveUp()
-		ss.acknowledgeAgain() // a new leader of the consumer knows no pin, nor what was on its way to the one before
+		ss.repeatAcks() // a new leader of the consumer knows no pin, nor what was on its way to the one before
 	default:
 		ss.suspect.Store(true)
 	}
@@ -199,6 +201,9 @@ func (ss *session) receive(m jetstream.Msg) {
 
 	ss.mu.Lock()
 	ss.arrive(meta)
+	if pin := m.Headers().Get("Nats-Pin-Id"); pin != "" {
+		ss.pin = pin
+	}
 	known := ss.inHand[d.Sequence]
 	again := known != nil || ss.stopping
 	late := known == nil && ss.stopping
@@ -223,7 +228,7 @@ func (ss *session) receive(m jetstream.Msg) {
 	if late {
 		_ = m.Nak() // lost, it comes again after AckWait
 	}
-	if handled {
+	if handled && !ss.repeat.Load() { // else it is acknowledged with the others, if at all
 		_ = m.Ack() // lost, it comes again
 	}
 }
@@ -238,6 +243,9 @@ func (ss *session) read(m jetstream.Msg, seq uint64) *delivery {
 
 // wants reports whether an event has a handler.
 func (ss *session) wants(d *delivery) bool {
+	if ss.cfg.passed(d) {
+		return false
+	}
 	switch d.Type {
 	case ffstream.TypeTransitioned:
 		return d.barrier || ss.filter.Match(&d.Event, d.Subject)
@@ -331,6 +339,7 @@ func (ss *session) giveUp() {
 	ss.lost, ss.barrier, ss.consumed = true, false, 0
 	ss.held, ss.foreign, ss.ready = nil, nil, nil
 	for key, q := range ss.queues {
+		ss.done.remember(q)
 		kept := 0
 		for kept < len(q.items) && q.items[kept].running {
 			ss.barrier = ss.barrier || q.items[kept].barrier && !ss.grouped
@@ -368,7 +377,7 @@ func (ss *session) giveBack(ctx context.Context) {
 	for _, d := range ss.inHand {
 		rest = append(rest, d)
 	}
-	received := ss.received // a connection that was closed may still hand one over
+	pin := ss.pin // a connection that was closed may still hand one over
 	for _, q := range ss.queues {
 		ss.done.remember(q)
 	}
@@ -380,8 +389,8 @@ func (ss *session) giveBack(ctx context.Context) {
 	if err := nc.FlushWithContext(flushing); err != nil && !nc.IsConnected() {
 		return // an outage: nobody is there to be told more
 	}
-	if received && ss.pinned() {
-		_ = ss.unpin(ctx) // unheard, the pin ends PinnedTTL after the latest request
+	if pin != "" {
+		_ = ss.unpin(ctx, pin) // unheard, the pin ends PinnedTTL after the latest request
 	}
 }
 
@@ -391,11 +400,18 @@ func (ss *session) ending(ctx context.Context) (context.Context, context.CancelF
 	return context.WithTimeout(context.WithoutCancel(ctx), max(ss.cfg.Drain, 5*time.Second))
 }
 
-// unpin lets a standby, or the next run, begin at once.
-func (ss *session) unpin(ctx context.Context) error {
+// unpin lets a standby, or the next run, begin at once. A pin that another has is left
+// to it.
+func (ss *session) unpin(ctx context.Context, pin string) error {
 	ctx, cancel := ss.ending(ctx)
 	defer cancel()
 	name := ss.con.CachedInfo().Name
 	refused := func(text string) bool { return strings.Contains(text, ".CONSUMER.UNPIN."+ss.cfg.Stream+"."+name+`"`) }
-	return ss.s.ask(ctx, refused, func(ctx context.Context) error { return ss.stream.UnpinConsumer(ctx, name, pinGroup) })
+	return ss.s.ask(ctx, refused, func(ctx context.Context) error {
+		info, err := ss.con.Info(ctx)
+		if err != nil || len(info.PriorityGroups) == 0 || info.PriorityGroups[0].PinnedClientID != pin {
+			return err
+		}
+		return ss.stream.UnpinConsumer(ctx, name, pinGroup)
+	})
 }
