@@ -26,11 +26,7 @@ type pending struct {
 
 // take adds an event to the batch, and reports whether that is to be written now:
 // at the end of the stream.
-func (s *session) take(ctx context.Context, m jetstream.Msg, batch map[string]pending) (flush bool, err error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return false, fmt.Errorf("read stream %s: %w", s.cfg.Stream, err)
-	}
+func (s *session) take(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata, batch map[string]pending) (flush bool, err error) {
 	e, err := ffstream.ParseEvent(m.Data())
 	if err != nil {
 		return false, fmt.Errorf("read message %d of stream %s: %w", meta.Sequence.Stream, s.cfg.Stream, err)

@@ -77,7 +77,9 @@ const (
 	linger         = 20 * time.Millisecond
 	requestTimeout = 5 * time.Second
 	idle           = 500 * time.Millisecond
-	maxBackoff     = 15 * time.Second
+	// lostLooks is at how many looks, an idle time apart, an event may be missed.
+	lostLooks  = 4
+	maxBackoff = 15 * time.Second
 )
 
 // What a caller may ask about an error.
@@ -85,6 +87,7 @@ var (
 	// ErrBucket says that the bucket is none that a projector could keep.
 	ErrBucket = errors.New("state bucket cannot be kept")
 	errMoved  = errors.New("another writer was in the bucket")
+	errSilent = errors.New("an event that it has does not come")
 )
 
 // Metadata of a bucket.
@@ -186,6 +189,9 @@ type session struct {
 	seen     uint64 // in the stream, read
 	latest   string // event at seen
 	building uint64 // built when the stream is taken in up to here; 0: it is
+	missed   int    // looks, one behind the other, at which the stream had more than was read
+	source   jetstream.Stream
+	feed     *publish.Feed
 	replies  chan *nats.Msg
 	inbox    string
 }
@@ -195,7 +201,7 @@ func (p *Projector) session(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", p.cfg.Stream, err)
 	}
-	s := &session{Projector: p, kv: "$KV." + p.cfg.Bucket + ".", created: stream.CachedInfo().Created.UTC().Format(time.RFC3339Nano), nonce: uuid.NewString()}
+	s := &session{Projector: p, kv: "$KV." + p.cfg.Bucket + ".", created: made(stream.CachedInfo()), nonce: uuid.NewString(), source: stream}
 	if err := s.open(ctx, stream); err != nil {
 		return err
 	}
@@ -205,34 +211,39 @@ func (p *Projector) session(ctx context.Context) error {
 		return fmt.Errorf("subscribe to answers: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // a connection that is closed has none
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: s.at.sequence + 1})
+	s.feed, err = publish.OpenFeed(ctx, p.js, publish.FeedConfig{Stream: p.cfg.Stream, From: s.at.sequence + 1, Window: batchSize})
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", p.cfg.Stream, err)
 	}
-	if err := s.whole(ctx); err != nil {
-		return err
+	defer s.feed.Close()
+	if s.building > 0 {
+		if err := s.whole(ctx); err != nil {
+			return err
+		}
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(batchSize))
-	if err != nil {
-		return fmt.Errorf("read stream %s: %w", p.cfg.Stream, err)
-	}
-	defer messages.Stop()
 	p.update(func(st *Status) { st.Error, st.Sequence, st.Building = "", s.at.complete, s.building > 0 })
-	return s.follow(ctx, messages)
+	return s.follow(ctx)
 }
 
-// whole says that the bucket is built where it has all that there is, as the stream's
-// leader knows: a replica that is behind has no more to give either. Of a stream that
-// holds nothing, or whose end was removed, no event says it.
+// whole asks the stream's leader for its last event: a replica that is behind has no
+// more to give either. The bucket is built where it has all that there is: of a stream
+// that holds nothing, or whose end was removed, no event says it. An event that does not
+// come, though look after look the stream has it, is lost on the way, and the feed may be.
 func (s *session) whole(ctx context.Context) error {
-	if s.building == 0 {
-		return nil
-	}
 	last, err := publish.Last(ctx, s.nc, s.cfg.Stream, s.cfg.Prefix+".>")
-	if err != nil || s.at.complete < last {
+	if err != nil {
 		return err
 	}
-	return s.built(ctx)
+	if s.missed++; last <= s.at.sequence {
+		s.missed = 0
+	}
+	switch {
+	case s.missed >= lostLooks:
+		return fmt.Errorf("read stream %s: %w", s.cfg.Stream, errSilent)
+	case s.at.complete >= last:
+		return s.built(ctx)
+	}
+	return nil
 }
 
 // built says that the bucket has everything that the stream had when it was begun.
@@ -306,20 +317,20 @@ func (s *session) ack(data []byte, want uint64) error {
 }
 
 // follow takes in the stream.
-func (s *session) follow(ctx context.Context, messages jetstream.MessagesContext) error {
+func (s *session) follow(ctx context.Context) error {
 	batch := map[string]pending{}
 	for {
 		wait := idle
 		if len(batch) > 0 {
 			wait = linger
 		}
-		m, err := s.next(ctx, messages, wait)
+		m, meta, err := s.next(ctx, wait)
 		if err != nil {
 			return err
 		}
 		flush := m == nil
 		if m != nil {
-			if flush, err = s.take(ctx, m, batch); err != nil {
+			if flush, err = s.take(ctx, m, meta, batch); err != nil {
 				return err
 			}
 		}
@@ -333,7 +344,7 @@ func (s *session) follow(ctx context.Context, messages jetstream.MessagesContext
 			return nil
 		case m == nil && !s.cfg.Active():
 			return nil
-		case m == nil:
+		case m == nil && wait == idle:
 			if err := s.look(ctx); err != nil {
 				return err
 			}
@@ -341,8 +352,8 @@ func (s *session) follow(ctx context.Context, messages jetstream.MessagesContext
 	}
 }
 
-// look checks, while nothing happens, that the bucket is as it was left, and whether it
-// is built.
+// look checks, while nothing happens, that the bucket is as it was left, that the stream
+// is the same and has no more, and whether the bucket is built.
 func (s *session) look(ctx context.Context) error {
 	bucket, err := s.js.Stream(ctx, "KV_"+s.cfg.Bucket)
 	if ctx.Err() != nil {
@@ -354,19 +365,35 @@ func (s *session) look(ctx context.Context) error {
 	if last := bucket.CachedInfo().State.LastSeq; last != s.last {
 		return fmt.Errorf("look at bucket %s: %w: it ends with message %d, not %d", s.cfg.Bucket, errMoved, last, s.last)
 	}
-	return s.whole(ctx)
+	info, err := s.source.Info(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return fmt.Errorf("look at stream %s: %w", s.cfg.Stream, err)
+	case made(info) != s.created:
+		return fmt.Errorf("look at stream %s: it was made anew, at %s", s.cfg.Stream, made(info))
+	case info.State.LastSeq > s.at.sequence || s.building > 0:
+		return s.whole(ctx)
+	}
+	s.missed = 0
+	return nil
 }
 
+// made is when a stream was made.
+func made(info *jetstream.StreamInfo) string { return info.Created.UTC().Format(time.RFC3339Nano) }
+
 // next waits for a message; nil: none came.
-func (s *session) next(ctx context.Context, messages jetstream.MessagesContext, wait time.Duration) (jetstream.Msg, error) {
+func (s *session) next(ctx context.Context, wait time.Duration) (jetstream.Msg, *jetstream.MsgMetadata, error) {
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	m, err := messages.Next(jetstream.NextContext(waiting))
+	m, meta, err := s.feed.Next(waiting)
 	switch {
 	case err == nil:
-		return m, nil
-	case waiting.Err() != nil:
-		return nil, nil
+		s.missed = 0
+		return m, meta, nil
+	case errors.Is(err, waiting.Err()):
+		return nil, nil, nil
 	}
-	return nil, fmt.Errorf("read stream %s: %w", s.cfg.Stream, err)
+	return nil, nil, fmt.Errorf("read stream %s: %w", s.cfg.Stream, err)
 }

@@ -92,36 +92,18 @@ func (r *Reading) end(ctx context.Context, nc *nats.Conn) (uint64, error) {
 }
 
 func (r *Reading) events(ctx context.Context, js jetstream.JetStream, f func(e *ffstream.Event, sequence uint64) error) error {
-	consumer, err := js.OrderedConsumer(ctx, r.Stream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: r.Subjects, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.From,
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { // it may have been made anew, under another name
-		deleting, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(apiTimeout, r.Patience))
-		defer cancel()
-		_ = js.DeleteConsumer(deleting, r.Stream, consumer.CachedInfo().Name) // the server removes it too, later
-	}()
 	end, err := r.end(ctx, js.Conn())
 	if err != nil || end < r.From {
 		return err
 	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
+	w := awaited{r: r, js: js}
+	defer w.close()
 	for at := r.From - 1; at < end; {
-		m, err := r.next(ctx, messages)
+		m, meta, err := w.next(ctx, at+1)
 		if err != nil {
 			if still, failed := r.end(ctx, js.Conn()); failed == nil && still <= at { // the others have aged out
 				return nil
 			}
-			return err
-		}
-		meta, err := m.Metadata()
-		if err != nil {
 			return err
 		}
 		if at = meta.Sequence.Stream; at > r.To {
@@ -138,9 +120,63 @@ func (r *Reading) events(ctx context.Context, js jetstream.JetStream, f func(e *
 	return nil
 }
 
-// next waits for a message.
-func (r *Reading) next(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
-	waiting, cancel := context.WithTimeout(ctx, r.Patience)
+const (
+	// window bounds the messages of a reading that are on their way.
+	window = 500
+	// silence is how long a feed may give nothing that the leader has before another is
+	// opened, which may for twice as long.
+	silence = 2 * time.Second
+	// reopening is the pause before what could not be opened is tried again.
+	reopening = 200 * time.Millisecond
+)
+
+// awaited gives messages that are known to come, by as many feeds as it takes.
+type awaited struct {
+	r    *Reading
+	js   jetstream.JetStream
+	feed *Feed // nil: none is open
+}
+
+func (w *awaited) close() {
+	if w.feed != nil {
+		w.feed.Close()
+		w.feed = nil
+	}
+}
+
+// next waits for the first message from a sequence on, as long as the reading's patience
+// lasts and its stream exists.
+func (w *awaited) next(ctx context.Context, from uint64) (jetstream.Msg, *jetstream.MsgMetadata, error) {
+	waiting, cancel := context.WithTimeout(ctx, w.r.Patience)
 	defer cancel()
-	return messages.Next(jetstream.NextContext(waiting))
+	for silence := silence; ; silence *= 2 {
+		m, meta, err := w.try(waiting, from, silence)
+		if err == nil {
+			return m, meta, nil
+		}
+		w.close()
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil, nil, err
+		}
+		select {
+		case <-waiting.Done():
+			return nil, nil, err
+		case <-time.After(reopening):
+		}
+	}
+}
+
+func (w *awaited) try(ctx context.Context, from uint64, silence time.Duration) (jetstream.Msg, *jetstream.MsgMetadata, error) {
+	if w.feed == nil {
+		opening, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		feed, err := OpenFeed(opening, w.js, FeedConfig{Stream: w.r.Stream, Subjects: w.r.Subjects, From: from, Window: window})
+		if err != nil {
+			return nil, nil, err
+		}
+		w.feed = feed
+	}
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	return w.feed.Next(ctx)
 }

@@ -1,6 +1,8 @@
 package publish_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,6 +98,52 @@ func TestReadBehind(t *testing.T) {
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v (%v)", c.name, got, c.want, err)
 		}
+	}
+}
+
+// TestReadLost: reading goes on where a server forgets the consumer in silence, and ends
+// with a stream that is deleted, however long it would wait for an event.
+func TestReadLost(t *testing.T) {
+	t.Parallel()
+	for _, deleted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("deleted=%t", deleted), func(t *testing.T) {
+			t.Parallel()
+			b, server := ownBench(t, testenv.NATSConfig{})
+			b.create(t, func(*jetstream.StreamConfig) {})
+			events := transaction(1, 2)
+			event := func(i int) {
+				if _, err := b.js.Publish(testContext(t), events[i].Subject(b.cfg.Prefix), events[i].AppendJSON(nil)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			event(0)
+			got, ended := make(chan uint64, len(events)), make(chan error, 1)
+			go func() {
+				r := publish.Reading{Stream: b.cfg.Stream, From: 1, To: uint64(len(events)), Patience: patience}
+				ended <- r.Events(testContext(t), b.js, func(_ *ffstream.Event, sequence uint64) error {
+					got <- sequence
+					return nil
+				})
+			}()
+			<-got
+			var err, want error
+			if deleted {
+				err, want = b.js.DeleteStream(testContext(t), b.cfg.Stream), publish.ErrStreamLost
+			} else if err = server.Forget(); err == nil {
+				event(1)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-ended:
+				if !errors.Is(err, want) {
+					t.Errorf("it ended with %v, want %v", err, want)
+				}
+			case <-time.After(time.Minute):
+				t.Error("it does not end")
+			}
+		})
 	}
 }
 
