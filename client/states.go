@@ -82,8 +82,9 @@ type StateChange struct {
 
 // Watch gives the current state of the executions of a partition, of all of them
 // when partition is absent, and then each change as it comes. Changes that follow
-// each other fast may be told as one, of which the last counts. It ends with the
-// error of ctx or the broker, and without one when the loop breaks off.
+// each other fast may be told as one, of which the last counts. That an execution was
+// purged is told for an hour: a program that was cut off for longer watches anew. It ends
+// with the error of ctx or the broker, and without one when the loop breaks off.
 func (s *States) Watch(ctx context.Context, partition ffstream.Opt[uint16]) iter.Seq2[StateChange, error] {
 	return func(yield func(StateChange, error) bool) {
 		keys := "*.*"
@@ -98,12 +99,22 @@ func (s *States) Watch(ctx context.Context, partition ffstream.Opt[uint16]) iter
 
 // watch returns nil when the loop has broken off.
 func (s *States) watch(ctx context.Context, keys string, yield func(StateChange, error) bool) error {
+	// What stood there is known by how far the bucket was, and not by what the library
+	// takes for its end, which is missing where messages are removed meanwhile.
+	status, err := s.kv.Status(ctx)
+	if err != nil {
+		return err
+	}
+	stood := status.(*jetstream.KeyValueBucketStatus).StreamInfo().State.LastSeq
 	watcher, err := s.kv.Watch(ctx, keys)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = watcher.Stop() }() // it ends with its context too
-	initial := true
+	defer func() {
+		_ = watcher.Stop()            // it ends with its context too
+		for range watcher.Updates() { // what is not taken would hold it
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():
@@ -112,12 +123,10 @@ func (s *States) watch(ctx context.Context, keys string, yield func(StateChange,
 			switch {
 			case !ok:
 				return errors.New("the subscription has ended")
-			case entry == nil: // everything that stood there was told
-				initial = false
-				continue
-			case strings.HasPrefix(entry.Key(), "_"):
+			case entry == nil, strings.HasPrefix(entry.Key(), "_"):
 				continue
 			}
+			initial := entry.Revision() <= stood
 			change, err := changeOf(entry, initial)
 			if err != nil {
 				return err
