@@ -145,6 +145,9 @@ func (s *session) store(ctx context.Context, all []pending) error {
 // truncate deletes every key. The deletions carry the sequence of what stands before
 // the TRUNCATE, whose own is written behind them.
 func (s *session) truncate(ctx context.Context) error {
+	if s.last == 0 {
+		return nil
+	}
 	kv, err := s.js.KeyValue(ctx, s.cfg.Bucket)
 	if err != nil {
 		return fmt.Errorf("open bucket %s: %w", s.cfg.Bucket, err)
@@ -153,34 +156,46 @@ func (s *session) truncate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list bucket %s: %w", s.cfg.Bucket, err)
 	}
-	defer func() { _ = watcher.Stop() }()
+	defer func() {
+		_ = watcher.Stop()
+		for range watcher.Updates() { // what is not taken would hold it
+		}
+	}()
+	return s.drop(ctx, watcher)
+}
+
+// drop deletes the keys that are listed, up to the message that is the bucket's last one
+// when it begins. What the client library takes for the end is none where messages are
+// removed meanwhile, or the replica that lists lacks what was written last.
+func (s *session) drop(ctx context.Context, watcher jetstream.KeyWatcher) error {
 	var some []pending
-	drop := func() error {
-		if len(some) == 0 {
-			return nil
-		}
-		err := s.store(ctx, some)
-		some = some[:0]
-		return err
-	}
-	from, whole := s.last, s.last == 0
-	for entry := range watcher.Updates() {
-		if entry == nil {
-			break
-		}
-		whole = whole || entry.Revision() == from
-		if entry.Operation() != jetstream.KeyValuePut || strings.HasPrefix(entry.Key(), "_") {
-			continue
-		}
-		some = append(some, pending{key: entry.Key(), mark: s.at})
-		if len(some) == batchSize {
-			if err := drop(); err != nil {
-				return err
+	silence := time.NewTimer(requestTimeout)
+	defer silence.Stop()
+	for to, at := s.last, uint64(0); at < to; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-silence.C:
+			return fmt.Errorf("list bucket %s: message %d is not among its keys: %w", s.cfg.Bucket, to, errMoved)
+		case entry, ok := <-watcher.Updates():
+			if !ok {
+				return fmt.Errorf("list bucket %s: the subscription has ended", s.cfg.Bucket)
+			}
+			if entry == nil {
+				continue
+			}
+			silence.Reset(requestTimeout)
+			at = entry.Revision()
+			if entry.Operation() == jetstream.KeyValuePut && !strings.HasPrefix(entry.Key(), "_") {
+				some = append(some, pending{key: entry.Key(), mark: s.at})
 			}
 		}
+		if len(some) == batchSize {
+			if err := s.store(ctx, some); err != nil {
+				return err
+			}
+			some = some[:0]
+		}
 	}
-	if !whole { // the replica that lists lacks what was written last
-		return fmt.Errorf("list bucket %s: message %d is not among its keys: %w", s.cfg.Bucket, from, errMoved)
-	}
-	return drop()
+	return s.store(ctx, some)
 }

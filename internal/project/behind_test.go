@@ -33,7 +33,7 @@ func TestBuildBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	d := &desk{t: t, name: "REPLICA", want: map[ffstream.ExecutionID]ffstream.PublicState{}}
+	d := &desk{t: t, name: "REPLICA", want: map[ffstream.ExecutionID]ffstream.PublicState{}, log: slog.DiscardHandler}
 	if d.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package project_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
@@ -146,11 +147,18 @@ func (d *desk) each(name string, f func(m jetstream.Msg)) {
 		d.t.Fatal(err)
 	}
 	defer messages.Stop()
-	for range stream.CachedInfo().State.Msgs {
-		m, err := messages.Next(jetstream.NextContext(d.t.Context()))
+	ctx, cancel := context.WithTimeout(d.t.Context(), time.Minute)
+	defer cancel()
+	for info, at := stream.CachedInfo(), uint64(0); info.State.Msgs > 0 && at < info.State.LastSeq; {
+		m, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			d.t.Fatal(err)
 		}
+		meta, err := m.Metadata()
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		at = meta.Sequence.Stream
 		f(m)
 	}
 }

@@ -48,7 +48,10 @@ type Config struct {
 	// Active reports whether this process is the one that publishes; only then it
 	// projects. Another's writes would fail, and make this one's fail.
 	Active func() bool
-	Log    *slog.Logger
+	// KeepDeletions is for how long at least a deletion is told before it is removed;
+	// 0: an hour.
+	KeepDeletions time.Duration
+	Log           *slog.Logger
 }
 
 // Status is a projector at one moment.
@@ -108,6 +111,9 @@ const positionKey = "_position"
 
 // New returns a projector over nc, which is the caller's. It starts nothing.
 func New(nc *nats.Conn, cfg Config) (*Projector, error) {
+	if cfg.KeepDeletions == 0 {
+		cfg.KeepDeletions = keepDeletions
+	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
@@ -131,6 +137,9 @@ func (p *Projector) update(f func(s *Status)) {
 // Run projects until ctx ends. It tries again for ever: nothing that is published
 // depends on it. One line is logged a change.
 func (p *Projector) Run(ctx context.Context) {
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() { p.sweep(ctx) })
+	defer sweeping.Wait()
 	delay := backoff.NewExponentialBackOff()
 	delay.MaxInterval = maxBackoff
 	for ctx.Err() == nil {

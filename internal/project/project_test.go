@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,11 +32,13 @@ type desk struct {
 	ids    []ffstream.ExecutionID
 	want   map[ffstream.ExecutionID]ffstream.PublicState // as told last
 	commit ffstream.LSN
+	keep   time.Duration // of deletions
+	log    slog.Handler
 }
 
 func newDesk(t *testing.T, executions int) *desk {
 	t.Helper()
-	d := &desk{t: t, name: "p" + uuid.NewString()[:8], want: map[ffstream.ExecutionID]ffstream.PublicState{}}
+	d := &desk{t: t, name: "p" + uuid.NewString()[:8], want: map[ffstream.ExecutionID]ffstream.PublicState{}, log: slog.DiscardHandler}
 	for i := range executions {
 		d.ids = append(d.ids, ffstream.NewExecutionID(uint16(i%5), uuid.New()))
 	}
@@ -116,7 +119,9 @@ func (d *desk) projector() (*project.Projector, func()) {
 
 func (d *desk) projectorOver(nc *nats.Conn) (*project.Projector, func()) {
 	d.t.Helper()
-	p, err := project.New(nc, project.Config{Stream: d.name, Prefix: d.name, Bucket: d.bucket(), Active: func() bool { return true }, Log: slog.New(slog.DiscardHandler)})
+	p, err := project.New(nc, project.Config{
+		Stream: d.name, Prefix: d.name, Bucket: d.bucket(), Active: func() bool { return true }, KeepDeletions: d.keep, Log: slog.New(d.log),
+	})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -159,29 +164,29 @@ func (d *desk) settled(p *project.Projector) {
 
 func (d *desk) values() map[ffstream.ExecutionID]ffstream.CurrentState {
 	d.t.Helper()
-	kv, err := d.js.KeyValue(d.t.Context(), d.bucket())
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	watcher, err := kv.Watch(d.t.Context(), "*.*", jetstream.IgnoreDeletes())
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer func() { _ = watcher.Stop() }()
 	values := map[ffstream.ExecutionID]ffstream.CurrentState{}
-	for entry := range watcher.Updates() {
-		if entry == nil {
-			break
+	d.each("KV_"+d.bucket(), func(m jetstream.Msg) {
+		key := strings.TrimPrefix(m.Subject(), "$KV."+d.bucket()+".")
+		if strings.HasPrefix(key, "_") {
+			return
 		}
-		var s ffstream.CurrentState
-		if err := json.Unmarshal(entry.Value(), &s); err != nil {
+		id, err := ffstream.ParseStateKey(key)
+		if err != nil {
 			d.t.Fatal(err)
 		}
-		if ffstream.StateKey(s.ExecutionID) != entry.Key() {
-			d.t.Errorf("%s stands under %s", s.ExecutionID, entry.Key())
+		if m.Headers().Get("KV-Operation") != "" {
+			delete(values, id)
+			return
 		}
-		values[s.ExecutionID] = s
-	}
+		var s ffstream.CurrentState
+		if err := json.Unmarshal(m.Data(), &s); err != nil {
+			d.t.Fatal(err)
+		}
+		if s.ExecutionID != id {
+			d.t.Errorf("%s stands under %s", s.ExecutionID, key)
+		}
+		values[id] = s
+	})
 	return values
 }
 
@@ -220,14 +225,19 @@ func (d *desk) forwards(stop <-chan struct{}) {
 	}
 }
 
-// TestCrashes: over any number of projectors that end at any moment, two at once
-// too, the bucket ends as the stream does, and never goes back.
+// TestCrashes: over any number of projectors that end at any moment, two at once too, the
+// bucket ends as the stream does, and never goes back; also while what is deleted is
+// removed as soon as it may be.
 func TestCrashes(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			d, rng := newDesk(t, 60), rand.New(rand.NewPCG(seed, 1))
+			if seed%2 == 1 {
+				d.keep = 50 * time.Millisecond
+			}
+			d.log = steady{slog.DiscardHandler, t}
 			d.some(rng, 200)
 			p, end := d.projector()
 			d.settled(p)
