@@ -16,6 +16,8 @@
 // stream of the same name, or edited is emptied and built anew from what the stream has; while that lasts it has the key
 // ffstream.StateBuilding.
 //
+// That an execution was purged is told for an hour; then nothing of it is left.
+//
 // # Not promised
 //
 // That the bucket has executions of which the stream tells no more: those need a
