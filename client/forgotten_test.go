@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -136,21 +138,15 @@ func TestForgottenTries(t *testing.T) {
 	}
 }
 
-// TestForgottenInSilence: the server forgets a consumer and does not say so, as it does
-// with a request for messages that is on its way while the consumer is deleted. The
-// signs of life that every request asks for are missed, and reading goes on.
+// TestForgottenInSilence: the server forgets a consumer and does not say so, as where a
+// request for messages is on its way while the consumer is deleted. The signs of life
+// that every request asks for are missed, and reading goes on.
 func TestForgottenInSilence(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*client.Config){
-		"ephemeral": func(*client.Config) {},
-		"ordered":   func(c *client.Config) { c.Ordered = true },
-		// What was acknowledged on the way is not waited for.
-		"durable": func(c *client.Config) { c.Durable, c.AckWait = "d", 2*patience },
-	} {
+	for name, ordered := range map[string]bool{"ephemeral": false, "ordered": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := testenv.NewNATS(t, testenv.NATSConfig{})
-			f := newFeed(t, server.URL())
+			f, g := newFeed(t, testenv.NATSURL(t)), newGate(t, testenv.NATSURL(t))
 			ctx, stop := context.WithCancel(testContext(t))
 			defer stop()
 			requests, err := f.js.Conn().SubscribeSync("$JS.API.CONSUMER.MSG.NEXT." + f.stream + ".*")
@@ -163,7 +159,8 @@ func TestForgottenInSilence(t *testing.T) {
 			}
 			event()
 			handled, ended := make(chan uint64, 2), make(chan error, 1)
-			s := f.subscriber(change)
+			g.close()
+			s := (&feed{t: t, js: g.js, stream: f.stream}).subscriber(func(c *client.Config) { c.Ordered = ordered })
 			go func() {
 				ended <- s.Run(ctx, func(_ context.Context, m *client.Message) error {
 					handled <- m.Sequence
@@ -180,6 +177,7 @@ func TestForgottenInSilence(t *testing.T) {
 					t.Fatalf("the run ended before message %d: %v", want, err)
 				}
 			}
+			g.one(ctx)
 			take(1)
 			m, err := requests.NextMsgWithContext(ctx)
 			if err != nil {
@@ -194,9 +192,8 @@ func TestForgottenInSilence(t *testing.T) {
 			if request.Heartbeat <= 0 || request.Heartbeat > 2*time.Second {
 				t.Errorf("a sign of life every %s is asked for, want one every 2 s at least", request.Heartbeat)
 			}
-			if err := server.Forget(); err != nil {
-				t.Fatal(err)
-			}
+			f.forget(ctx)
+			g.drop()
 			event()
 			take(2)
 			stop()
@@ -204,5 +201,62 @@ func TestForgottenInSilence(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestUnheardAcks: a server did not hear of an acknowledgement, and then took the pin, as
+// a new leader of a consumer does: the acknowledgement is repeated.
+func TestUnheardAcks(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	configure := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	configure(`mappings = { "$JS.ACK.>": "lost.>" }`)
+	server := testenv.NewNATS(t, testenv.NATSConfig{File: file})
+	f := newFeed(t, server.URL())
+	lost, err := f.js.Conn().SubscribeSync("lost.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(testContext(t))
+	defer stop()
+	f.transaction(step(1, "", ffstream.StateActive))
+	f.stored()
+	ended := make(chan error, 1)
+	s := f.subscriber(func(c *client.Config) { c.Durable, c.AckWait = "d", 2*patience })
+	go func() { ended <- s.Run(ctx, func(context.Context, *client.Message) error { return nil }) }()
+	if _, err := lost.NextMsgWithContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	configure("mappings = {}")
+	if err := server.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := f.js.Stream(ctx, f.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &moved{t, ctx, stream}
+	m.away(func() {
+		f.transaction(step(2, "", ffstream.StateActive))
+		f.stored()
+	})
+	for {
+		c, err := stream.Consumer(ctx, "d")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.CachedInfo().AckFloor.Stream == 2 {
+			break
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

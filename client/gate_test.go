@@ -67,6 +67,14 @@ func (g *gate) open() {
 	g.kept = nil
 }
 
+// drop loses what the process has asked for, as a server that forgets it does, and passes
+// on what it will ask for.
+func (g *gate) drop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed, g.kept = false, nil
+}
+
 // one lets the process have one message, of all that it asks for.
 func (g *gate) one(ctx context.Context) {
 	g.t.Helper()

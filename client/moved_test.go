@@ -102,14 +102,16 @@ func TestServerDies(t *testing.T) {
 // database.
 func TestMissed(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewNATS(t, testenv.NATSConfig{})
-	f := newFeed(t, server.URL())
+	f := newFeed(t, testenv.NATSURL(t))
+	waits, watches := newGate(t, testenv.NATSURL(t)), newGate(t, testenv.NATSURL(t))
 	ctx, stop := context.WithCancel(testContext(t))
 	defer stop()
 	r := &table{states: map[ffstream.ExecutionID]ffstream.PublicState{execution(1): ffstream.StateActive}}
 	f.transaction(step(1, "", ffstream.StateActive))
 	f.stored()
-	w, err := client.OpenWaiter(ctx, f.js, f.config(nil), r)
+	waits.close()
+	watches.close()
+	w, err := client.OpenWaiter(ctx, waits.js, f.config(nil), r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +123,7 @@ func TestMissed(t *testing.T) {
 	}()
 	go func() {
 		defer close(watched)
-		for c, err := range client.Watch(ctx, f.js, f.config(nil), r, execution(1)) {
+		for c, err := range client.Watch(ctx, watches.js, f.config(nil), r, execution(1)) {
 			if err != nil {
 				return
 			}
@@ -134,9 +136,7 @@ func TestMissed(t *testing.T) {
 	if c := <-told; c.State != ffstream.StateActive {
 		t.Fatalf("at first it is told %q", c.State)
 	}
-	if err := server.Forget(); err != nil {
-		t.Fatal(err)
-	}
+	f.forget(ctx)
 	r.set(execution(1), ffstream.StateCompleted)
 	f.transaction(step(1, ffstream.StateActive, ffstream.StateCompleted))
 	f.transaction(step(2, "", ffstream.StateActive))
@@ -148,6 +148,8 @@ func TestMissed(t *testing.T) {
 	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(3)); err != nil {
 		t.Fatal(err)
 	}
+	waits.drop()
+	watches.drop()
 	if err := <-waited; err != nil {
 		t.Error(err)
 	}

@@ -1,10 +1,7 @@
 package project_test
 
 import (
-	"bytes"
-	"net"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,36 +12,6 @@ import (
 	"github.com/ffstream/ffstream/internal/testenv"
 )
 
-// deaf is a connection on which the first request for messages gets lost: who sent it
-// waits for them, and no server knows.
-type deaf struct {
-	net.Conn
-	lost atomic.Bool
-}
-
-// Dial makes the connection, once.
-func (d *deaf) Dial(network, address string) (net.Conn, error) {
-	var err error
-	d.Conn, err = net.Dial(network, address)
-	return d, err
-}
-
-func (d *deaf) Write(b []byte) (int, error) {
-	from := bytes.Index(b, []byte("PUB $JS.API.CONSUMER.MSG.NEXT."))
-	if from < 0 || d.lost.Load() {
-		return d.Conn.Write(b)
-	}
-	end := from // behind two lines: the request and what it holds
-	for range 2 {
-		end += bytes.IndexByte(b[end:], '\n') + 1
-	}
-	if _, err := d.Conn.Write(append(bytes.Clone(b[:from]), b[end:]...)); err != nil {
-		return 0, err
-	}
-	d.lost.Store(true)
-	return len(b), nil
-}
-
 // is publishes that an execution is in a state.
 func (d *desk) is(n uint16, state ffstream.PublicState) {
 	d.t.Helper()
@@ -52,7 +19,7 @@ func (d *desk) is(n uint16, state ffstream.PublicState) {
 }
 
 // over runs a projector whose first request for messages gets lost, and returns when it is.
-func (d *desk) over(link *deaf) (*project.Projector, func()) {
+func (d *desk) over(link *testenv.Deaf) (*project.Projector, func()) {
 	d.t.Helper()
 	nc, err := nats.Connect(testenv.NATSURL(d.t), nats.SetCustomDialer(link))
 	if err != nil {
@@ -60,7 +27,7 @@ func (d *desk) over(link *deaf) (*project.Projector, func()) {
 	}
 	d.t.Cleanup(nc.Close)
 	p, stop := d.projectorOver(nc)
-	d.await(p, "a request for messages", func(project.Status) bool { return link.lost.Load() })
+	d.await(p, "a request for messages", func(project.Status) bool { return link.Lost() })
 	return p, stop
 }
 
@@ -84,10 +51,10 @@ func TestSilence(t *testing.T) {
 	d := newDesk(t, 0)
 	d.is(1, ffstream.StateActive)
 	d.is(2, ffstream.StateActive)
-	p, stop := d.over(&deaf{})
+	p, stop := d.over(&testenv.Deaf{})
 	d.settled(p)
 	stop()
-	p, stop = d.over(&deaf{})
+	p, stop = d.over(&testenv.Deaf{})
 	defer stop()
 	if err := d.js.DeleteStream(t.Context(), d.name); err != nil {
 		t.Fatal(err)

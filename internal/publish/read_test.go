@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
@@ -101,39 +102,46 @@ func TestReadBehind(t *testing.T) {
 	}
 }
 
-// TestReadLost: reading goes on where a server forgets the consumer in silence, and ends
+// TestReadLost: reading goes on where what it asked for was lost in silence, and ends
 // with a stream that is deleted, however long it would wait for an event.
 func TestReadLost(t *testing.T) {
 	t.Parallel()
 	for _, deleted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("deleted=%t", deleted), func(t *testing.T) {
 			t.Parallel()
-			b, server := ownBench(t, testenv.NATSConfig{})
+			b := sharedBench(t)
 			b.create(t, func(*jetstream.StreamConfig) {})
-			events := transaction(1, 2)
-			event := func(i int) {
-				if _, err := b.js.Publish(testContext(t), events[i].Subject(b.cfg.Prefix), events[i].AppendJSON(nil)); err != nil {
+			events, js, want := transaction(1, 2), b.js, publish.ErrStreamLost
+			stored := events[:1]
+			if !deleted {
+				nc, err := nats.Connect(testenv.NATSURL(t), nats.SetCustomDialer(&testenv.Deaf{}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(nc.Close)
+				if js, err = jetstream.New(nc); err != nil {
+					t.Fatal(err)
+				}
+				stored, want = events, nil
+			}
+			for _, e := range stored {
+				if _, err := b.js.Publish(testContext(t), e.Subject(b.cfg.Prefix), e.AppendJSON(nil)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			event(0)
 			got, ended := make(chan uint64, len(events)), make(chan error, 1)
 			go func() {
 				r := publish.Reading{Stream: b.cfg.Stream, From: 1, To: uint64(len(events)), Patience: patience}
-				ended <- r.Events(testContext(t), b.js, func(_ *ffstream.Event, sequence uint64) error {
+				ended <- r.Events(testContext(t), js, func(_ *ffstream.Event, sequence uint64) error {
 					got <- sequence
 					return nil
 				})
 			}()
 			<-got
-			var err, want error
 			if deleted {
-				err, want = b.js.DeleteStream(testContext(t), b.cfg.Stream), publish.ErrStreamLost
-			} else if err = server.Forget(); err == nil {
-				event(1)
-			}
-			if err != nil {
-				t.Fatal(err)
+				if err := b.js.DeleteStream(testContext(t), b.cfg.Stream); err != nil {
+					t.Fatal(err)
+				}
 			}
 			select {
 			case err := <-ended:

@@ -93,15 +93,14 @@ func (n *NATS) Stop() {
 	n.srv.WaitForShutdown()
 }
 
-// Forget starts JetStream again beneath connections that stay: consumers in memory are
-// gone, and who waits for their messages is not told.
-func (n *NATS) Forget() error {
-	config := n.srv.JetStreamConfig()
-	if err := n.srv.DisableJetStream(); err != nil {
-		return fmt.Errorf("stop JetStream: %w", err)
+// Reload has the server take its file again, beneath connections that stay.
+func (n *NATS) Reload() error {
+	opts := n.opts
+	if err := opts.ProcessConfigFile(n.file); err != nil {
+		return fmt.Errorf("reload NATS: %w", err)
 	}
-	if err := n.srv.EnableJetStream(&server.JetStreamConfig{StoreDir: n.opts.StoreDir, MaxMemory: config.MaxMemory, MaxStore: config.MaxStore}); err != nil {
-		return fmt.Errorf("start JetStream: %w", err)
+	if err := n.srv.ReloadOptions(&opts); err != nil {
+		return fmt.Errorf("reload NATS: %w", err)
 	}
 	return nil
 }
