@@ -83,6 +83,11 @@ func (o *Order) Of(all uint64) uint64 {
 // usualPartitions is how many the engine uses unless told otherwise.
 const usualPartitions = 256
 
+// Everything reports whether the run looks at every execution.
+func (o *Order) Everything() bool {
+	return o.Lists == 0 && o.Filter.Whole() && len(o.Filter.Partitions) == 0
+}
+
 // Whole reports whether it allows all executions of the partitions that it names.
 func (f *Filter) Whole() bool {
 	return len(f.Lanes)+len(f.Namespaces)+len(f.States) == 0 && f.Since.IsZero()
@@ -122,8 +127,8 @@ type Order struct {
 // Listed is an execution that a comparison found to differ.
 type Listed struct {
 	ID ffstream.ExecutionID `json:"id"`
-	// Known is the state that the stream told last; empty: none. A string, since it
-	// may be one that a point read never gives.
+	// Known is the state that the stream told last when they were compared; empty: none.
+	// A string, since it may be one that a point read never gives.
 	Known string `json:"known,omitempty"`
 }
 
@@ -183,8 +188,15 @@ func (r *Report) Remaining() (time.Duration, bool) {
 const (
 	orderKey  = "backfill.order"
 	reportKey = "backfill.report"
+	wholeKey  = "backfill.whole"
 	listKey   = "backfill.list." // run, number
 )
+
+// whole is the latest run over everything that was completed before the order that is
+// there now was placed.
+type whole struct {
+	Run string `json:"run"`
+}
 
 // Store is the bucket. It may be used by many goroutines.
 type Store struct {
@@ -236,6 +248,43 @@ func (s *Store) Current(ctx context.Context) (Order, Report, bool, error) {
 	return o, r, true, nil
 }
 
+// Wholes gives the runs over everything of which the latest that was completed is one:
+// where the latest order is not over, or was of less, that before it. Whether a run was
+// completed, and is still there, the stream says.
+func (s *Store) Wholes(ctx context.Context) (runs []string, err error) {
+	o, _, found, err := s.Current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if found && o.Everything() {
+		runs = append(runs, o.Run)
+	}
+	var w whole
+	if _, found, err = s.read(ctx, wholeKey, &w); err == nil && found {
+		runs = append(runs, w.Run)
+	}
+	return runs, err
+}
+
+// retire removes what a run that is over has left behind, and notes it if it was over
+// everything: the order that replaces its own is all that would have told of that.
+func (s *Store) retire(ctx context.Context, o *Order, r *Report) error {
+	if o.Everything() && r.State == Completed {
+		return s.write(ctx, wholeKey, whole{o.Run})
+	}
+	if o.Lists == 0 {
+		return nil
+	}
+	// They go in order. Whoever ended it may not have come to that.
+	if _, err := s.List(ctx, o.Run, o.Lists-1); err != nil {
+		if errors.Is(err, ErrNoList) {
+			return nil
+		}
+		return err
+	}
+	return s.removeLists(ctx, o)
+}
+
 // Place places an order with its lists, and returns it with the name of its run.
 // ErrOpen says that another is not ended.
 func (s *Store) Place(ctx context.Context, o Order, lists ...[]Listed) (Order, error) {
@@ -245,6 +294,11 @@ func (s *Store) Place(ctx context.Context, o Order, lists ...[]Listed) (Order, e
 	}
 	if found && !report.State.Ended() {
 		return Order{}, fmt.Errorf("%w: run %s is %s: await it, or end it: ffstream backfill cancel", ErrOpen, old.Run, report.State)
+	}
+	if found {
+		if err := s.retire(ctx, &old, &report); err != nil {
+			return Order{}, err
+		}
 	}
 	o.Run, o.Wish, o.Placed, o.Lists = uuid.NewString(), Run, time.Now().UTC(), uint64(len(lists))
 	for i, list := range lists {

@@ -1,8 +1,10 @@
 package backfill_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +132,67 @@ func TestPlaceFails(t *testing.T) {
 			t.Errorf("an order that was deleted is found (%v)", err)
 		}
 	}
+}
+
+// TestPlaceRetires: an order takes the place of one whose lists were not removed when it
+// ended, and they go; a run over everything stays known behind orders of less, and until
+// the next one is over.
+func TestPlaceRetires(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, kv := openBucket(t)
+	place := func(o backfill.Order, lists ...[]backfill.Listed) backfill.Order {
+		t.Helper()
+		o, err := s.Place(ctx, o, lists...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	end := func(o *backfill.Order, state backfill.State) {
+		t.Helper()
+		b, err := json.Marshal(backfill.Report{Run: o.Run, State: state})
+		if err == nil {
+			_, err = kv.Put(ctx, "backfill.report", b) // and then the service crashed
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	wholes := func(want ...string) {
+		t.Helper()
+		if got, err := s.Wholes(ctx); err != nil || !slices.Equal(got, want) {
+			t.Errorf("the runs over everything are %v, want %v (%v)", got, want, err)
+		}
+	}
+	wholes()
+	list := []backfill.Listed{{ID: ffstream.NewExecutionID(7, uuid.New())}}
+	repair := place(backfill.Order{}, list, list)
+	end(&repair, backfill.Completed)
+	if _, err := s.List(ctx, repair.Run, 1); err != nil {
+		t.Fatal(err)
+	}
+	first := place(backfill.Order{})
+	for n := range uint64(2) {
+		if _, err := s.List(ctx, repair.Run, n); !errors.Is(err, backfill.ErrNoList) {
+			t.Errorf("list %d of the run before is still there (%v)", n, err)
+		}
+	}
+	wholes(first.Run)
+	end(&first, backfill.Completed)
+	lane := place(backfill.Order{Filter: backfill.Filter{Lanes: []string{"l"}}})
+	wholes(first.Run)
+	end(&lane, backfill.Completed)
+	second := place(backfill.Order{})
+	wholes(second.Run, first.Run)
+	end(&second, backfill.Cancelled)
+	repair = place(backfill.Order{}, list)
+	wholes(first.Run)
+	end(&repair, backfill.Completed)
+	third := place(backfill.Order{})
+	end(&third, backfill.Completed)
+	place(backfill.Order{Filter: backfill.Filter{Partitions: []uint16{1}}})
+	wholes(third.Run)
 }
 
 // TestFilter: each field alone, and both together.
