@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ffstream/ffstream/internal/backfill"
+	"github.com/ffstream/ffstream/internal/verify"
 	"github.com/ffstream/ffstream/migrations"
 )
 
@@ -93,6 +95,83 @@ func TestBackfillRepairs(t *testing.T) {
 	w.orders("backfill", "--wait")
 	if repairs, _ := w.repairs(w.backfilled(p).Run); len(repairs) > 0 {
 		t.Errorf("a second one repairs %v", slices.Collect(maps.Keys(repairs)))
+	}
+	p.stop()
+}
+
+// TestBackfillRepairsEmpty: what was deleted in a gap is told as purged also where no row
+// is left: in the first partitions, in those that the engine does not use, in all.
+func TestBackfillRepairsEmpty(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run()
+	w.exec(fmt.Sprintf(insertBulk, 512))
+	w.exec(fmt.Sprintf(strings.Replace(insertBulk, "n %% 256", "300", 1), 2))
+	w.exec(fmt.Sprintf(strings.Replace(insertBulk, "n %% 256", "-5", 1), 2))
+	w.caughtUp(p)
+	lost := func(condition string, n int) {
+		t.Helper()
+		p.stop()
+		dropSlot(w)
+		w.exec("DELETE FROM ff_exec_core WHERE " + condition)
+		w.orders("resume", "--accept-gap")
+		p = w.run()
+		w.caughtUp(p)
+		found := w.differences(1)
+		if len(found["surplus"]) != n || len(found) != 1 {
+			t.Errorf("with %s gone verify finds %d surplus, want %d", condition, len(found["surplus"]), n)
+		}
+		for _, few := range []int{0, 100} {
+			if v := w.verified(verify.Config{Held: few}); len(v.found) != n {
+				t.Errorf("with %s gone and memory for %d verify finds %d, want %d", condition, few, len(v.found), n)
+			}
+		}
+		w.orders("backfill", "--wait")
+		repairs, _ := w.repairs(w.backfilled(p).Run)
+		for id, text := range repairs {
+			if text != "waiting purged" {
+				t.Errorf("%s is repaired as %s", id, text)
+			}
+		}
+		if len(repairs) != n {
+			t.Errorf("with %s gone %d are repaired, want %d", condition, len(repairs), n)
+		}
+		if found := w.differences(0); len(found) > 0 {
+			t.Errorf("after the backfill: %v", found)
+		}
+	}
+	lost("partition_key BETWEEN 0 AND 3 OR partition_key = 300", 10)
+	lost("true", 506)
+	p.stop()
+}
+
+// TestBackfillGivenUp: the end of a backfill that went with a stream which an operator gave
+// up was not forgotten by the broker: nothing begins unasked.
+func TestBackfillGivenUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	w.exec(fmt.Sprintf(insertBulk, 300))
+	p := start(t, w.with(map[string]string{"FFSTREAM_BACKFILL": "initial"}), "run")
+	w.awaitActive(p)
+	r := w.backfilled(p)
+	w.caughtUp(p)
+	p.stop()
+	deleteStream(w)
+	w.orders("resume", "--accept-gap")
+	p = w.run()
+	await(t, "the service to have looked at the order", func() (bool, string) {
+		store, err := backfill.Open(t.Context(), w.js, w.bucket())
+		w.must(err)
+		_, report, _, err := store.Current(t.Context())
+		w.must(err)
+		return report.Sequence == 0, mustJSON(report) + p.output()
+	})
+	if again, text := w.backfillStatus(); again.State != "completed" || again.Run != r.Run || again.Executions != r.Executions {
+		t.Errorf("the backfill that was over goes on: %s", text)
+	}
+	w.orders("backfill", "--partition", "999", "--wait") // one at a time
+	if n := w.messages(); n != 2 || strings.Contains(p.output(), r.Run) || strings.Contains(p.output(), "forgot") {
+		t.Errorf("behind the gap's event and the end of what was ordered the stream has %d messages: %s", n, p.output())
 	}
 	p.stop()
 }

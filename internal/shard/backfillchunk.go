@@ -11,6 +11,7 @@ import (
 
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/backfill"
+	"github.com/ffstream/ffstream/internal/publish"
 )
 
 // fill reads from q on until the chunk is full, over partitions as far as
@@ -36,7 +37,7 @@ func (b *backfiller) fill(ctx context.Context, q ChunkQuery) (all []ffstream.Eve
 		if q, more, err = b.next(ctx, after); err != nil {
 			return nil, after, err
 		}
-		more = more && (b.told == nil || b.told.has(q.Partition))
+		more = more && (b.told == nil || b.told.has(&q))
 	}
 	return all, after, b.compare(ctx, all)
 }
@@ -46,6 +47,18 @@ var lastUUID = uuid.Max
 // The partitions that the engine uses unless it was told otherwise. Which others
 // have rows is asked of the table, which takes as long as reading many chunks.
 const firstPartition, lastPartition = 0, 255
+
+// unread are partitions that are looked at though they may have no rows: behind a gap
+// those that the stream tells of, since what it tells may be gone. Of those that the
+// engine uses the first leads to all.
+func (b *backfiller) unread(ctx context.Context) ([]uint16, error) {
+	f := &b.order.Filter
+	if b.gap == 0 || b.order.Lists > 0 || !f.Whole() || len(f.Partitions) > 0 {
+		return nil, nil
+	}
+	told, err := publish.Partitions(ctx, b.shard.nc, b.shard.cfg.Sink.Stream, b.shard.cfg.Sink.Prefix)
+	return append(told, firstPartition), err
+}
 
 // next is where a run goes on behind an execution; false at its end.
 func (b *backfiller) next(ctx context.Context, after ffstream.Opt[ffstream.ExecutionID]) (ChunkQuery, bool, error) {
@@ -77,6 +90,9 @@ func (b *backfiller) next(ctx context.Context, after ffstream.Opt[ffstream.Execu
 		return q, false, nil
 	}
 	key, more, err := b.cfg.Source.NextPartition(ctx, int16(from))
+	if told, has := following(b.visit, from); has && (!more || told < key) {
+		key, more = told, true
+	}
 	q.Partition = key
 	return q, more, err
 }
@@ -123,11 +139,14 @@ func (b *backfiller) listed(ctx context.Context, list []backfill.Listed) ([]ffst
 		all = append(all, events...)
 	}
 	for i := range all {
-		e := &all[i]
-		e.Snapshot = &ffstream.Snapshot{Run: b.order.Run, Repair: true, Known: ffstream.PublicState(known[e.ExecutionID])}
+		e, told := &all[i], known[all[i].ExecutionID]
+		e.Snapshot = &ffstream.Snapshot{Run: b.order.Run}
+		if told != stateOf(e) { // else it came to be what the stream tells of it
+			e.Snapshot.Repair, e.Snapshot.Known = true, ffstream.PublicState(told)
+		}
 	}
 	all = slices.DeleteFunc(all, func(e ffstream.Event) bool {
-		return e.To == ffstream.StatePurged && (e.Snapshot.Known == "" || e.Snapshot.Known == ffstream.StatePurged)
+		return e.To == ffstream.StatePurged && e.Snapshot.Known == "" // nothing, or that, was told
 	})
 	slices.SortFunc(all, func(x, y ffstream.Event) int { return strings.Compare(x.ExecutionID.String(), y.ExecutionID.String()) })
 	return all, nil

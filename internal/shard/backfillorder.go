@@ -95,7 +95,8 @@ func (b *backfiller) look(ctx context.Context) error {
 
 // reopen lets a run go on that was completed, and of which the broker forgot the end
 // and maybe more: the slot refills a stream with transitions alone. An end that aged
-// out is none that was forgotten.
+// out is none that was forgotten, and one that went with what an operator gave up is
+// for the operator to tell anew.
 func (b *backfiller) reopen(ctx context.Context, order *backfill.Order, report *backfill.Report) error {
 	if report.State != backfill.Completed || report.Sequence == 0 {
 		return nil
@@ -105,11 +106,16 @@ func (b *backfiller) reopen(ctx context.Context, order *backfill.Order, report *
 		return err
 	}
 	at, _, err := b.stream.ReadBackfill(ctx)
+	if err != nil || report.Sequence < state.First || at.OK && at.V.Run == report.Run && at.V.Status != ffstream.BackfillRunning {
+		return err
+	}
+	accepted, err := b.accepted(ctx)
 	switch {
 	case err != nil:
 		return err
-	case report.Sequence < state.First, at.OK && at.V.Run == report.Run && at.V.Status != ffstream.BackfillRunning:
-		return nil
+	case accepted.After(report.Ended):
+		report.Sequence = 0 // which would be compared again when the gap has aged out
+		return b.store.Report(ctx, order, report)
 	case order.Lists > 0: // they are gone
 		b.shard.cfg.Log.Warn("the broker forgot what a repair told: run again: ffstream verify --repair", "run", report.Run)
 		return nil
@@ -117,6 +123,28 @@ func (b *backfiller) reopen(ctx context.Context, order *backfill.Order, report *
 	b.shard.cfg.Log.Warn("the broker forgot the end of a backfill; it goes on where the stream says", "run", report.Run)
 	report.State, report.Waiting, report.Sequence, report.Ended = backfill.Waiting, "the service", 0, time.Time{}
 	return b.store.Report(ctx, order, report)
+}
+
+// accepted is when the latest gap of the stream was accepted; the zero time: there is none.
+func (b *backfiller) accepted(ctx context.Context) (time.Time, error) {
+	gap, err := b.stream.LastGap(ctx)
+	if err != nil || gap == 0 {
+		return time.Time{}, err
+	}
+	return b.timeOf(ctx, gap)
+}
+
+// timeOf is the time that the event at a sequence names.
+func (b *backfiller) timeOf(ctx context.Context, sequence uint64) (time.Time, error) {
+	msg, err := publish.ReadMessage(ctx, b.shard.nc, b.shard.cfg.Sink.Stream, sequence)
+	if err != nil {
+		return time.Time{}, err
+	}
+	e, err := ffstream.ParseEvent(msg.Data)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("message %d: %w", sequence, err)
+	}
+	return e.Time, nil
 }
 
 // begin starts a run, or goes on with one where the stream says.
@@ -135,8 +163,21 @@ func (b *backfiller) begin(ctx context.Context, report *backfill.Report) error {
 		if at.V.Status != ffstream.BackfillRunning { // it ended, and the report of that was not written
 			return b.close(ctx, at.V.Status)
 		}
+		if b.mark, err = b.timeOf(ctx, sequence); err != nil {
+			return err
+		}
+	}
+	state, err := b.stream.ReadState(ctx)
+	if err != nil {
+		return err
+	}
+	if b.held = heldInterval; state.MaxAge > 0 {
+		b.held = min(b.held, state.MaxAge/4)
 	}
 	if b.gap, err = b.stream.LastGap(ctx); err != nil {
+		return err
+	}
+	if b.visit, err = b.unread(ctx); err != nil {
 		return err
 	}
 	if b.estimate, err = b.cfg.Source.Estimate(ctx); err != nil {
@@ -156,11 +197,14 @@ func (b *backfiller) begin(ctx context.Context, report *backfill.Report) error {
 	return nil
 }
 
-// pause holds the run. It is noted how far it is, and again from time to time, so
-// that this does not age out of the stream.
+// fading reports whether what the stream says of the run's progress has grown so old that
+// it may age out before there is more: it would begin anew.
+func (b *backfiller) fading() bool { return b.sequence > 0 && time.Since(b.mark) >= b.held }
+
+// pause holds the run. It is noted how far it is.
 func (b *backfiller) pause(ctx context.Context) error {
 	b.told = nil // it may be for long
-	if b.at.Chunks > 0 && b.report.State != backfill.Paused || time.Since(b.mark) >= pausedInterval {
+	if b.at.Chunks > 0 && b.report.State != backfill.Paused {
 		if err := b.note(ctx, ffstream.BackfillRunning); err != nil {
 			return err
 		}

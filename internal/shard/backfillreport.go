@@ -14,16 +14,21 @@ import (
 func (b *backfiller) waiting(ctx context.Context) func(xids []int64) error {
 	run := b.order.Run
 	return func(xids []int64) error {
-		state, why := backfill.Running, ""
 		if len(xids) > 0 {
-			state, why = backfill.Waiting, fmt.Sprintf("transactions that are changing executions: %v", xids)
+			return b.heed(ctx, run, backfill.Waiting, fmt.Sprintf("transactions that are changing executions: %v", xids))
 		}
-		_ = b.tell(ctx, state, why) // the next report says it again
-		if err := b.look(ctx); err == nil && (b.order.Run != run || b.order.Wish != backfill.Run) {
-			return errWish
-		}
-		return nil
+		return b.heed(ctx, run, backfill.Running, "")
 	}
+}
+
+// heed tells what a run is doing in the midst of a chunk, and says with errWish that
+// something else comes first: it is to be held or ended, or has to be noted again.
+func (b *backfiller) heed(ctx context.Context, run string, state backfill.State, waiting string) error {
+	_ = b.tell(ctx, state, waiting) // the next report says it again
+	if err := b.look(ctx); err == nil && (b.order.Run != run || b.order.Wish != backfill.Run) || b.fading() {
+		return errWish
+	}
+	return nil
 }
 
 // tell reports how far the run is, at once when its state changed and about once

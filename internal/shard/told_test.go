@@ -20,14 +20,14 @@ func TestTold(t *testing.T) {
 		return &ffstream.Event{Type: ffstream.TypeTransitioned, ExecutionID: id, To: state}
 	}
 	made := func() *told {
-		told := &told{gap: 10, first: 7, last: 8, states: map[ffstream.ExecutionID]string{}}
+		told := newTold(10, &ChunkQuery{Partition: 7}, 2, 100)
 		for i, e := range []*ffstream.Event{
 			is(id(8, 1), ffstream.StateWaiting), is(id(7, 3), ffstream.StateWaiting), is(id(7, 1), ffstream.StateWaiting), is(id(7, 2), ffstream.StateWaiting),
 			is(id(7, 3), ffstream.StateActive), is(id(7, 2), ffstream.StatePurged), {Type: ffstream.TypeCorrupt, ExecutionID: id(7, 4)}, {Type: ffstream.TypeBackfill},
 		} {
 			told.fold(e, uint64(i+1))
 		}
-		told.sort()
+		told.order = told.states.Sorted()
 		return told
 	}
 	m := made()
@@ -62,8 +62,8 @@ func TestTold(t *testing.T) {
 		t.Errorf("what was told behind the gap is true, and not what was before: %s", known)
 	}
 	m.fold(&ffstream.Event{Type: ffstream.TypeTruncated}, 12)
-	if len(m.states) > 0 {
-		t.Errorf("behind a TRUNCATE that was told there are %v", m.states)
+	if left := m.states.Sorted(); len(left) > 0 {
+		t.Errorf("behind a TRUNCATE that was told there are %v", left)
 	}
 	m = made()
 	m.fold(&ffstream.Event{Type: ffstream.TypeTruncated}, 9)
