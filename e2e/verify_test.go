@@ -241,13 +241,81 @@ func TestVerifyAged(t *testing.T) {
 	if v := w.verified(verify.Config{}); len(v.found) != 1 || v.found[0] != "missing "+lost+"  waiting" || v.AgedOut != 0 {
 		t.Errorf("within the backfill: %+v", v)
 	}
+	// What is ordered later does not make it forget that run.
+	limit(told)
+	w.orders("backfill", "--partition", "999", "--wait")
+	limit(told - 300 + 1)
+	if v := w.verified(verify.Config{}); len(v.found) != 1 || v.found[0] != "missing "+lost+"  waiting" || v.AgedOut != 0 {
+		t.Errorf("behind a later order: %+v", v)
+	}
 	limit(told - 310)
-	if v := w.verified(verify.Config{}); len(v.found) != 0 || v.AgedOut < 9 || v.AgedOut > 11 {
+	if v := w.verified(verify.Config{}); len(v.found) != 0 || v.AgedOut < 9 || v.AgedOut > 12 {
 		t.Errorf("beyond the backfill's beginning: %+v", v)
 	}
+	// What was created when the stream's oldest message was there cannot have aged out.
+	w.exec("UPDATE ff_exec_core SET created_at_ms = extract(epoch FROM now() + interval '1 hour') * 1000 WHERE " + isOne(lost))
+	if v := w.verified(verify.Config{}); len(v.found) != 1 || v.found[0] != "missing "+lost+"  waiting" || v.AgedOut < 8 || v.AgedOut > 11 {
+		t.Errorf("of one that is young: %+v", v)
+	}
+	w.exec("UPDATE ff_exec_core SET created_at_ms = 1 WHERE " + isOne(lost))
 	q := start(t, w.env(), "verify")
 	if q.code() != 0 || !strings.Contains(q.output(), "0 missing") || !strings.Contains(q.output(), "and need not: what is older than") {
 		t.Errorf("%d %s", q.code(), q.output())
+	}
+	p.stop()
+}
+
+// TestVerifyYoung: where age alone removes messages, an execution that is younger was
+// told, or the message was removed by somebody.
+func TestVerifyYoung(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run("--stream-max-age=1s")
+	w.exec(fmt.Sprintf(insertBulk, 5))
+	young := w.one(3)
+	w.exec("UPDATE ff_exec_core SET created_at_ms = extract(epoch FROM now() + interval '1 hour') * 1000 WHERE " + isOne(young))
+	w.caughtUp(p)
+	await(t, "the stream to forget", func() (bool, string) { return w.messages() == 0, p.output() })
+	if v := w.verified(verify.Config{}); len(v.found) != 1 || v.found[0] != "missing "+young+"  waiting" || v.AgedOut != 4 {
+		t.Errorf("%+v", v)
+	}
+	if v := w.verified(verify.Config{IgnoreMissing: true}); len(v.found) != 0 || v.AgedOut != 5 {
+		t.Errorf("with all that is missing ignored: %+v", v)
+	}
+	p.stop()
+}
+
+// TestVerifyCrowded: a partition of more executions than memory has room for is compared
+// in parts.
+func TestVerifyCrowded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	p := w.run()
+	w.exec(fmt.Sprintf(strings.Replace(insertBulk, "n %% 256", "86", 1), 300))
+	w.exec(fmt.Sprintf(insertBulk, 256))
+	w.caughtUp(p)
+	p.stop()
+	w.exec("ALTER PUBLICATION ffstream DROP TABLE ff_exec_core")
+	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'suspended' WHERE created_at_ms % 10 = 1")
+	w.exec("DELETE FROM ff_exec_core WHERE created_at_ms % 10 = 2")
+	w.exec(fmt.Sprintf(strings.Replace(insertBulk, "n %% 256", "86", 1), 25))
+	w.orders("migrate")
+	w.orders("resume", "--accept-gap")
+	p = w.run()
+	whole := w.verified(verify.Config{})
+	if d := whole.Differ; d[verify.Differing] != 56 || d[verify.Surplus] != 56 || d[verify.Missing] != 25 {
+		t.Fatalf("%+v", whole)
+	}
+	slices.Sort(whole.found)
+	for _, c := range []verify.Config{{Held: 40}, {Held: 40, Partitions: []uint16{85, 86, 87}}} {
+		parts := w.verified(c)
+		slices.Sort(parts.found)
+		if n := len(c.Partitions); n == 0 && !slices.Equal(parts.found, whole.found) || n > 0 && parts.Differ[verify.Missing] != 25 || parts.Events < 2*300 {
+			t.Errorf("with memory for %d: %d differ of %d, and %d events are read", c.Held, len(parts.found), len(whole.found), parts.Events)
+		}
+		if len(c.Partitions) == 0 && parts.Executions != whole.Executions {
+			t.Errorf("with memory for %d: %d executions of %d", c.Held, parts.Executions, whole.Executions)
+		}
 	}
 	p.stop()
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -231,10 +232,18 @@ func (r *chunkRow) event(id ffstream.ExecutionID) (ffstream.Event, error) {
 	return e, nil
 }
 
+// PageState is what StatePage reads of an execution.
+type PageState struct {
+	ID        ffstream.ExecutionID
+	State     ffstream.PublicState
+	CreatedAt time.Time // as the row says
+	Err       error     // a *ffstream.CorruptionError where no rule understands the row
+}
+
 // StatePage reads the effective states of the next executions of a partition, in
 // the order of their UUIDs, and calls set with each. It returns the last, absent
 // when nothing is behind it.
-func StatePage(ctx context.Context, q Querier, partition int16, after ffstream.Opt[uuid.UUID], limit int, set func(id ffstream.ExecutionID, state ffstream.PublicState, err error)) (last ffstream.Opt[uuid.UUID], err error) {
+func StatePage(ctx context.Context, q Querier, partition int16, after ffstream.Opt[uuid.UUID], limit int, set func(PageState)) (last ffstream.Opt[uuid.UUID], err error) {
 	const op = "read states"
 	args := []any{pgx.QueryExecModeExec, partition, int64(limit), nil}
 	if after.OK {
@@ -244,11 +253,12 @@ func StatePage(ctx context.Context, q Querier, partition int16, after ffstream.O
 	n := 0
 	if err == nil {
 		var key keyRow
+		var created int64
 		var row stateRow
-		_, err = pgx.ForEachRow(rows, row.appendTo([]any{&key.partition, &key.id}), func() error {
+		_, err = pgx.ForEachRow(rows, row.appendTo([]any{&key.partition, &key.id, &created}), func() error {
 			id := ffstream.NewExecutionID(uint16(key.partition), key.id.Bytes)
 			v, err := row.evaluate(id)
-			set(id, v.Vector.PublicState, explain(op, id, err))
+			set(PageState{id, v.Vector.PublicState, time.UnixMilli(created), explain(op, id, err)})
 			n, last.V = n+1, key.id.Bytes
 			return nil
 		})
@@ -288,15 +298,43 @@ func Estimate(ctx context.Context, q Querier) (uint64, error) {
 	return uint64(max(0, n)), nil
 }
 
-// HasLane reports whether an execution is in a lane, on the partitions 0 to 255.
-func HasLane(ctx context.Context, q Querier, lane string) (bool, error) {
-	rows, err := q.Query(ctx, laneSQL, lane)
-	if err != nil {
-		return false, fmt.Errorf("look for lane %s: %w", lane, remedy(err))
+// Unusual gives the partition keys with rows that the engine does not use unless it was
+// told otherwise: those beyond 0 to 255.
+func Unusual(ctx context.Context, q Querier) (keys []int16, err error) {
+	for from := int16(math.MinInt16); ; {
+		key, more, err := NextPartition(ctx, q, from)
+		switch {
+		case err != nil || !more:
+			return keys, err
+		case key >= 0 && key < ffstream.Partitions:
+			from = ffstream.Partitions
+			continue
+		}
+		if keys = append(keys, key); key == math.MaxInt16 {
+			return keys, nil
+		}
+		from = key + 1
 	}
-	var has bool
-	if _, err := first(rows, []any{&has}); err != nil {
-		return false, fmt.Errorf("look for lane %s: %w", lane, remedy(err))
+}
+
+// HasLane reports whether an execution is in a lane.
+func HasLane(ctx context.Context, q Querier, lane string) (has bool, err error) {
+	look := func(sql string, args ...any) error {
+		rows, err := q.Query(ctx, sql, args...)
+		if err == nil {
+			_, err = first(rows, []any{&has})
+		}
+		if err != nil {
+			return fmt.Errorf("look for lane %s: %w", lane, remedy(err))
+		}
+		return nil
 	}
-	return has, nil
+	if err := look(laneSQL, lane); err != nil || has {
+		return has, err
+	}
+	keys, err := Unusual(ctx, q)
+	if err != nil || len(keys) == 0 {
+		return false, err
+	}
+	return has, look(laneOfSQL, lane, keys)
 }

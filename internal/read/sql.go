@@ -129,7 +129,7 @@ const (
 	// listedSQL takes every row that it finds for settled: its caller knows better.
 	listedSQL = `SELECT w.saw, c.leaf, CASE WHEN c.settled IS NOT NULL THEN true END` + chunkOf + ` AND execution_id = ANY ($2::text[]::uuid[])` + chunkEnd
 
-	pageSQL = `SELECT ` + key + literals + failure + ofCore + found + ` WHERE c.partition_key = $1::smallint
+	pageSQL = `SELECT ` + key + `c.created_at_ms, ` + literals + failure + ofCore + found + ` WHERE c.partition_key = $1::smallint
 		AND ($3::text IS NULL OR c.execution_id > $3::text::uuid) ORDER BY c.execution_id LIMIT $2::bigint`
 
 	// writersSQL is changingSQL for one leaf: who changed a row there holds a lock on
@@ -142,8 +142,11 @@ const (
 	estimateSQL = `SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_catalog.pg_class
 	WHERE oid IN (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = 'ff_exec_core'::regclass)`
 
-	// laneSQL looks into each partition by the engine's index on lanes.
-	laneSQL = `SELECT EXISTS (SELECT FROM generate_series(0, 255) AS p (key)
+	// laneSQL looks into each partition by the engine's index on lanes, laneOfSQL into
+	// some.
+	laneSQL   = `SELECT EXISTS (SELECT FROM generate_series(0, 255) AS p (key)` + inLane
+	laneOfSQL = `SELECT EXISTS (SELECT FROM unnest($2::smallint[]) AS p (key)` + inLane
+	inLane    = `
 	CROSS JOIN LATERAL (SELECT FROM ff_exec_core WHERE partition_key = p.key::smallint AND lane_id = $1::text LIMIT 1) AS x)`
 )
 

@@ -130,23 +130,23 @@ func (v *verifier) readSome(ctx context.Context, writers read.Writers, partition
 // knew it.
 func (v *verifier) newer(e *ffstream.Event, sequence uint64) {
 	v.summary.Events++
-	one := func(id ffstream.ExecutionID, c *candidate) {
+	one := func(c *candidate) {
 		if sequence <= c.end || c.over {
 			return
 		}
 		if c.over = !c.knew(e); c.over {
 			return
 		}
-		words := map[ffstream.ExecutionID]word{id: c.word}
-		fold(words, e, sequence, func(uuid.UUID) bool { return true })
-		c.word = words[id]
+		if w, tells := said(e, sequence); tells {
+			c.word = w
+		}
 	}
 	if e.Type == ffstream.TypeTruncated {
-		for id, c := range v.candidates {
-			one(id, c)
+		for _, c := range v.candidates {
+			one(c)
 		}
 	} else if c := v.candidates[e.ExecutionID]; c != nil {
-		one(e.ExecutionID, c)
+		one(c)
 	}
 }
 

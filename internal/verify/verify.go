@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -13,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
+	"github.com/ffstream/ffstream/internal/backfill"
+	"github.com/ffstream/ffstream/internal/publish"
 	"github.com/ffstream/ffstream/internal/read"
 )
 
@@ -30,8 +33,7 @@ type Config struct {
 	Timeout time.Duration
 	// IgnoreMissing: an execution that the stream tells nothing of is not judged.
 	IgnoreMissing bool
-	// Held is about how many executions are held in memory, some 200 bytes each; 0:
-	// 200 000.
+	// Held is how many executions are held in memory, some 200 bytes each; 0: 200 000.
 	Held int
 	// Progress is told of the partitions that are done. Optional.
 	Progress func(done, of int)
@@ -113,9 +115,6 @@ const (
 	maxGroup = 64
 )
 
-// errCrowded says that some partitions have too many executions to be held.
-var errCrowded = errors.New("too many executions")
-
 // Run compares, and calls found with each difference, whose error ends it.
 func Run(ctx context.Context, q read.Querier, js jetstream.JetStream, cfg Config, found func(Difference) error) (Summary, error) {
 	if cfg.Held == 0 {
@@ -138,17 +137,26 @@ func Run(ctx context.Context, q read.Querier, js jetstream.JetStream, cfg Config
 	if err != nil {
 		return v.summary, err
 	}
+	var after ffstream.Opt[ffstream.ExecutionID] // of the first of the partitions that are left, if that is begun
 	for done := 0; done < len(keys); {
 		group := keys[done:min(done+size, len(keys))]
-		err := v.compare(ctx, group, size == len(keys) && len(v.cfg.Partitions) == 0)
-		if errors.Is(err, errCrowded) { // there are more than the statistics say
-			size = min(maxGroup, len(group)/2)
-			continue
+		if after.OK { // a crowded one goes alone, for the stream is read anew for each part of it
+			group = group[:1]
 		}
+		to, err := v.compare(ctx, group, after, len(group) == len(keys) && len(v.cfg.Partitions) == 0)
 		if err != nil {
 			return v.summary, fmt.Errorf("verify partitions %d to %d: %w", uint16(group[0]), uint16(group[len(group)-1]), err)
 		}
-		if done += len(group); cfg.Progress != nil {
+		n := len(group)
+		if after = to; after.OK { // there are more than the statistics say
+			n, _ = slices.BinarySearch(group, after.V.PartitionKey())
+			size = min(maxGroup, size)
+			if n > 0 {
+				size = min(size, n)
+			}
+		}
+		done += n
+		if cfg.Progress != nil {
 			cfg.Progress(done, len(keys))
 		}
 	}
@@ -189,7 +197,8 @@ func mix(seed uint64, id uuid.UUID) uint64 {
 // usual is the number of partitions that the engine uses unless told otherwise.
 const usual = 256
 
-// partitions lists those that the engine uses, and others that have rows.
+// partitions lists in order those that the engine uses, and others that have rows or
+// that the stream tells of.
 func (v *verifier) partitions(ctx context.Context) ([]int16, error) {
 	var keys []int16
 	if len(v.cfg.Partitions) > 0 {
@@ -199,31 +208,27 @@ func (v *verifier) partitions(ctx context.Context) ([]int16, error) {
 		slices.Sort(keys)
 		return slices.Compact(keys), nil
 	}
+	keys, err := read.Unusual(ctx, v.q)
+	if err != nil {
+		return nil, err
+	}
+	told, err := publish.Partitions(ctx, v.js.Conn(), v.cfg.Stream, v.cfg.Prefix)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range told {
+		keys = append(keys, int16(p))
+	}
 	for key := range int16(usual) {
 		keys = append(keys, key)
 	}
-	for from := int16(math.MinInt16); ; {
-		key, more, err := read.NextPartition(ctx, v.q, from)
-		switch {
-		case err != nil:
-			return nil, err
-		case !more:
-			return keys, nil
-		case key >= 0 && key < usual:
-			from = usual
-			continue
-		}
-		keys = append(keys, key)
-		if key == math.MaxInt16 {
-			return keys, nil
-		}
-		from = key + 1
-	}
+	slices.Sort(keys)
+	return slices.Compact(keys), nil
 }
 
-// compare looks at some partitions, or at all: what differs becomes a candidate.
-// errCrowded: nothing was looked at, and fewer are to be tried.
-func (v *verifier) compare(ctx context.Context, keys []int16, all bool) error {
+// compare looks at the executions behind one of some partitions, or of all: what differs
+// becomes a candidate. It gives the last that memory allowed for; absent: it was all.
+func (v *verifier) compare(ctx context.Context, keys []int16, after ffstream.Opt[ffstream.ExecutionID], all bool) (to ffstream.Opt[ffstream.ExecutionID], err error) {
 	var subjects []string // of all partitions: the whole stream, in one go
 	if !all {
 		subjects = append(subjects, v.cfg.Prefix+".truncated")
@@ -231,56 +236,74 @@ func (v *verifier) compare(ctx context.Context, keys []int16, all bool) error {
 			subjects = append(subjects, fmt.Sprintf("%s.exec.%d.>", v.cfg.Prefix, uint16(key)), fmt.Sprintf("%s.corrupt.%d", v.cfg.Prefix, uint16(key)))
 		}
 	}
-	told := map[ffstream.ExecutionID]word{}
+	told := backfill.NewNearest[word](after, v.cfg.Held)
 	end, err := v.follow(ctx, subjects, 1, func(e *ffstream.Event, sequence uint64) error {
-		if fold(told, e, sequence, v.hash) {
+		w, tells := said(e, sequence)
+		if tells {
 			v.summary.Events++
 		}
-		if len(told) > v.cfg.Held && len(keys) > 1 {
-			return errCrowded
+		switch {
+		case !tells:
+		case e.Type == ffstream.TypeTruncated:
+			told.SetAll(w)
+		case v.hash(e.ExecutionID.UUID()):
+			told.Set(e.ExecutionID, w)
 		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return to, err
 	}
-	whole, err := v.tellsAll(ctx)
+	reach, err := v.reaches(ctx)
 	if err != nil {
-		return err
+		return to, err
 	}
 	add := func(id ffstream.ExecutionID, w word) { v.candidates[id] = &candidate{word: w, end: end} }
-	row := func(id ffstream.ExecutionID, state ffstream.PublicState, err error) {
-		if !v.hash(id.UUID()) {
+	row := func(r read.PageState) {
+		if !told.Has(r.ID) || !v.hash(r.ID.UUID()) {
 			return
 		}
 		v.summary.Executions++
-		w, known := told[id]
-		delete(told, id)
+		w, known := told.Get(r.ID)
+		told.Delete(r.ID)
 		switch {
-		case !known && !whole:
+		case !known && !reach.has(r.CreatedAt):
 			v.summary.AgedOut++
-		case w.state != stateOf(state, err):
-			add(id, w)
+		case w.state != stateOf(r.State, r.Err):
+			add(r.ID, w)
 		}
 	}
 	for _, key := range keys {
-		var after ffstream.Opt[uuid.UUID]
-		for more := true; more; more = after.OK {
-			if after, err = read.StatePage(ctx, v.q, key, after, pageSize, row); err != nil {
-				return err
-			}
-			if err := v.settleMany(ctx); err != nil {
-				return err
-			}
+		if err := v.rows(ctx, key, after, told, row); err != nil {
+			return to, err
 		}
 	}
-	for id, w := range told { // those without a row
-		if w.state != string(ffstream.StatePurged) {
+	for _, id := range told.Sorted() { // those without a row
+		if w, _ := told.Get(id); w.state != string(ffstream.StatePurged) {
 			add(id, w)
+		}
+		if err := v.settleMany(ctx); err != nil {
+			return to, err
+		}
+	}
+	return told.To(), nil
+}
+
+// rows reads the rows of a partition behind an execution, as far as told has room.
+func (v *verifier) rows(ctx context.Context, key int16, after ffstream.Opt[ffstream.ExecutionID], told *backfill.Nearest[word], row func(read.PageState)) (err error) {
+	until, more := told.Until(key)
+	var at ffstream.Opt[uuid.UUID]
+	if after.OK && after.V.PartitionKey() == key {
+		at = ffstream.Some(after.V.UUID())
+	}
+	for more {
+		if at, err = read.StatePage(ctx, v.q, key, at, pageSize, row); err != nil {
+			return err
 		}
 		if err := v.settleMany(ctx); err != nil {
 			return err
 		}
+		more = at.OK && bytes.Compare(at.V[:], until[:]) < 0
 	}
 	return nil
 }
@@ -294,9 +317,9 @@ func stateOf(state ffstream.PublicState, err error) string {
 	return string(state)
 }
 
-// fold takes an event into what is told; false: it tells of no execution.
-func fold(told map[ffstream.ExecutionID]word, e *ffstream.Event, sequence uint64, wanted func(uuid.UUID) bool) bool {
-	w := word{sequence: sequence, position: e.ID.Position}
+// said is what an event tells of its execution, or of all; false: it tells of none.
+func said(e *ffstream.Event, sequence uint64) (w word, tells bool) {
+	w = word{sequence: sequence, position: e.ID.Position}
 	switch e.Type {
 	case ffstream.TypeTransitioned, ffstream.TypeSnapshotted:
 		w.state = string(e.To)
@@ -304,15 +327,8 @@ func fold(told map[ffstream.ExecutionID]word, e *ffstream.Event, sequence uint64
 		w.state = Corrupt
 	case ffstream.TypeTruncated:
 		w.state = string(ffstream.StatePurged)
-		for id := range told {
-			told[id] = w
-		}
-		return true
 	default:
-		return false
+		return w, false
 	}
-	if wanted(e.ExecutionID.UUID()) {
-		told[e.ExecutionID] = w
-	}
-	return true
+	return w, true
 }
