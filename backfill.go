@@ -20,7 +20,8 @@ const OpSnapshot = "snapshot"
 type Snapshot struct {
 	Run string // which backfill
 	// Repair: the stream told another state last, which a verification or a backfill
-	// behind a gap found. Known is what it told, empty when it told nothing.
+	// behind a gap found. Known is what it told, empty when it told nothing. As of a
+	// verification: transitions that came since may have told the truth already.
 	Repair bool
 	Known  PublicState
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -39,6 +40,15 @@ func TestBackfillOrders(t *testing.T) {
 		if text := w.orders(append([]string{"backfill", "--wait"}, args...)...); !strings.Contains(text, fmt.Sprintf(" %d published", few)) {
 			t.Errorf("%s: %s", args, text)
 		}
+	}
+	// From where nothing but the broker is reached.
+	away := w.env()
+	delete(away, "FFSTREAM_DATABASE_URL")
+	if p := start(t, away, "backfill", "--lane", "few"); p.code() != 2 || !strings.Contains(oneError(t, p), "--database-url (FFSTREAM_DATABASE_URL) is required") {
+		t.Errorf("a lane without a database to look into: %s", p.output())
+	}
+	if p := start(t, away, "backfill", "--lane", "few,nobody's", "--force", "--wait"); p.code() != 0 || !strings.Contains(p.output(), fmt.Sprintf(" %d published", few)) {
+		t.Errorf("a lane that is insisted on: %s", p.output())
 	}
 	before := len(w.stored())
 	w.orders("backfill", "--rate", "150")
@@ -103,6 +113,60 @@ func TestBackfillOrders(t *testing.T) {
 	}
 }
 
+// TestBackfillHeld: what a stream says of the progress of a run that does not get on does
+// not age out of it, whether it is paused or waits for a transaction.
+func TestBackfillHeld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	w.exec(fmt.Sprintf(insertBulk, 2048))
+	p := w.run("--stream-max-age=20s")
+	w.orders("backfill", "--rate", "250")
+	await(t, "some chunks", func() (bool, string) { r, text := w.backfillStatus(); return r.Chunks > 1, text })
+	w.orders("backfill", "pause")
+	await(t, "the pause", func() (bool, string) { r, text := w.backfillStatus(); return r.State == "paused", text })
+	renewed := func() {
+		t.Helper()
+		var last uint64
+		await(t, "the progress to be renewed, and what was there before to age out", func() (bool, string) {
+			state := w.jetstream().CachedInfo().State
+			if last == 0 {
+				last = state.LastSeq
+			}
+			if state.Msgs == 0 {
+				t.Fatalf("the progress has aged out: %s", p.output())
+			}
+			return state.FirstSeq > last, p.output()
+		})
+	}
+	renewed()
+	tx, err := w.db.Pool.Begin(t.Context())
+	w.must(err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), "UPDATE ff_exec_core SET priority = 1")
+	w.must(err)
+	r, _ := w.backfillStatus()
+	w.orders("backfill", "resume")
+	await(t, "the backfill to wait", func() (bool, string) {
+		r, text := w.backfillStatus()
+		return r.State == "waiting" && strings.Contains(r.Waiting, "transactions"), text
+	})
+	renewed()
+	p.stop()
+	p = w.run()
+	await(t, "the backfill to wait", func() (bool, string) {
+		r, text := w.backfillStatus()
+		return r.State == "waiting" && strings.Contains(r.Waiting, "transactions"), text
+	})
+	if again, text := w.backfillStatus(); again.Executions < r.Executions {
+		t.Errorf("after a restart it has begun anew: %s", text)
+	}
+	w.must(tx.Rollback(t.Context()))
+	if r := w.backfilled(p); r.State != "completed" || r.Executions != 2048 {
+		t.Errorf("%+v", r)
+	}
+	p.stop()
+}
+
 // TestBackfillForbidden: a role that may not write watermarks. Transitions go on,
 // the backfill says what to grant, and goes on when that is done.
 func TestBackfillForbidden(t *testing.T) {
@@ -118,7 +182,7 @@ func TestBackfillForbidden(t *testing.T) {
 	w.awaitActive(p)
 	await(t, "the backfill to say what it lacks", func() (bool, string) {
 		r, text := w.backfillStatus()
-		return strings.Contains(r.Error, "GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO"), text
+		return strings.Contains(r.Error, "GRANT EXECUTE ON FUNCTION pg_logical_emit_message("), text
 	})
 	w.exec(fmt.Sprintf(insertBulk, 5))
 	await(t, "transitions", func() (bool, string) { return w.messages() == 5, p.output() })

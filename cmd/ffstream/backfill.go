@@ -21,7 +21,7 @@ import (
 )
 
 // backfillCmd orders a backfill and follows it. The service that holds the slot
-// runs it; all that this command needs is the broker.
+// runs it; all that this command needs is the broker, and for a filter the database.
 type backfillCmd struct {
 	Start  backfillStart  `cmd:"" default:"withargs" help:"Order one: the state of every execution that exists, or of those that the flags name, comes into the stream."`
 	Status backfillStatus `cmd:"" help:"Say how far the latest is."`
@@ -60,11 +60,11 @@ type backfillStart struct {
 	streamFlags
 	Lane      []string `help:"Only these lanes." placeholder:"LANE"`
 	Namespace []string `help:"Only these namespaces." placeholder:"NAMESPACE"`
-	State     []string `help:"Only executions in these states: ${stateNames}." placeholder:"STATE"`
+	State     []string `help:"Only executions in these states: ${rowStateNames}." placeholder:"STATE"`
 	Partition []uint16 `help:"Only these partitions." placeholder:"N"`
 	Since     string   `help:"Only executions created since: a duration (24h) or a time." placeholder:"WHEN"`
 	Rate      int      `help:"Most executions read in a second; 0 for what the service has in --backfill-rate." default:"0"`
-	Force     bool     `help:"Read the whole of a big table for a filter that no index serves."`
+	Force     bool     `help:"Ask the database nothing beforehand: order it for lanes without executions too, and for a filter that no index serves, for which a big table is read whole."`
 	Wait      bool     `help:"Follow it to its end."`
 	JSON      bool     `name:"json" help:"Print the order as JSON."`
 }
@@ -128,7 +128,7 @@ func (c *backfillStart) Run(ctx context.Context, term terminal, log *slog.Logger
 // look compares the filter with the tables, for which alone a database is needed.
 // False says that nothing can match.
 func (c *backfillStart) look(ctx context.Context, f *backfill.Filter, term terminal) (bool, error) {
-	if f.Whole() {
+	if f.Whole() || c.Force {
 		return true, nil
 	}
 	database, err := c.config()
@@ -160,7 +160,7 @@ func (c *backfillStart) look(ctx context.Context, f *backfill.Filter, term termi
 	}
 	f.Lanes = found
 	unserved := c.unserved(f)
-	if unserved == "" || c.Force {
+	if unserved == "" {
 		return true, nil
 	}
 	n, err := read.Estimate(ctx, conn)

@@ -71,12 +71,24 @@ func (s backfillSource) Watermark(ctx context.Context, prefix, content string) e
 	err := s.emit(ctx, prefix, content)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42501" {
-		return fmt.Errorf("write watermark: %w: run: GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO %q", err, s.database.User)
+		return fmt.Errorf("write watermark: %w: run: GRANT EXECUTE ON FUNCTION %s TO %s", err, s.emitters(ctx), pgx.Identifier{s.database.User}.Sanitize())
 	}
 	if err != nil {
 		return fmt.Errorf("write watermark: %w", err)
 	}
 	return nil
+}
+
+// emittersSQL names the functions that write a message with their arguments, of which
+// Postgres 17 has one more.
+const emittersSQL = `SELECT string_agg(oid::regprocedure::text, ', ' ORDER BY oid) FROM pg_catalog.pg_proc
+	WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = 'pg_logical_emit_message'`
+
+// emitters names them as GRANT wants it.
+func (s backfillSource) emitters(ctx context.Context) string {
+	names := "pg_logical_emit_message" // which is enough where there is one of that name
+	_ = s.source.use(ctx, func(c *pgx.Conn) error { return c.QueryRow(ctx, emittersSQL).Scan(&names) })
+	return names
 }
 
 // NextPartition is read.NextPartition.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,5 +79,44 @@ func TestBackfillSourceDeadlines(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestBackfillSourceForbidden: a role that may not write watermarks is told what the
+// server has to be told, whichever functions that has.
+func TestBackfillSourceForbidden(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	db := testenv.DB(t, testenv.Schema{Version: migrations.EngineNewest})
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := db.Pool.Exec(context.WithoutCancel(ctx), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	role := `r"_` + db.Name
+	quoted := pgx.Identifier{role}.Sanitize()
+	exec("CREATE ROLE " + quoted + " LOGIN PASSWORD 'p'")
+	t.Cleanup(func() { exec("DROP OWNED BY " + quoted + "; DROP ROLE " + quoted) })
+	exec("REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC")
+	// Postgres 17 has these arguments.
+	exec("SET allow_system_table_mods = on; CREATE FUNCTION pg_catalog.pg_logical_emit_message(boolean, text, text, boolean) RETURNS pg_lsn LANGUAGE sql RETURN NULL::pg_lsn; RESET allow_system_table_mods")
+	u, err := url.Parse(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, "p")
+	s := backfills(t, u.String(), time.Minute)
+	err = s.Watermark(ctx, "p", "c")
+	if err == nil {
+		t.Fatal("a watermark is written without the right to")
+	}
+	_, remedy, found := strings.Cut(err.Error(), "run: ")
+	if !found || !strings.Contains(remedy, "(boolean,text,text)") || !strings.Contains(remedy, "(boolean,text,text,boolean)") {
+		t.Fatalf("%v", err)
+	}
+	exec(remedy)
+	if err := s.Watermark(ctx, "p", "c"); err != nil {
+		t.Errorf("after what was said to run: %v", err)
 	}
 }

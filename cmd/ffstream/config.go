@@ -203,12 +203,15 @@ func oneLine(err error) string {
 }
 
 // stateNames lists the states for help texts.
-func stateNames() string {
+func stateNames() string { return rowStateNames() + ", " + string(ffstream.StatePurged) }
+
+// rowStateNames lists those in which a row can be.
+func rowStateNames() string {
 	var names []string
 	for _, s := range ffstream.PublicStates() {
 		names = append(names, string(s))
 	}
-	return strings.Join(append(names, string(ffstream.StatePurged)), ", ")
+	return strings.Join(names, ", ")
 }
 
 // parseSince reads a duration back from now, or a time.

@@ -112,7 +112,7 @@ func newParser(cli *commands, options ...kong.Option) (*kong.Kong, error) {
 	return kong.New(cli, append(options,
 		kong.Name("ffstream"),
 		kong.Description("Public-state transitions of FlowFabric executions, from Postgres to NATS JetStream, each once."),
-		kong.Vars{"stateNames": stateNames()},
+		kong.Vars{"stateNames": stateNames(), "rowStateNames": rowStateNames()},
 	)...)
 }
 

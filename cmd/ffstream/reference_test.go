@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/ffstream/ffstream"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/configuration.md")
@@ -128,6 +130,34 @@ func TestReferenceIsWhole(t *testing.T) {
 	}
 	if len(leaves) < 15 {
 		t.Errorf("%d commands", len(leaves))
+	}
+}
+
+// TestStatesOfRows: a backfill takes each state that the help of its --state lists.
+func TestStatesOfRows(t *testing.T) {
+	t.Parallel()
+	var cli commands
+	parser, err := newParser(&cli)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := 0
+	for _, c := range parser.Model.Leaves(true) {
+		for _, f := range c.Flags {
+			if f.Name != "state" || !strings.HasPrefix(c.FullPath(), "ffstream backfill") {
+				continue
+			}
+			_, names, _ := strings.Cut(strings.TrimSuffix(f.Help, "."), ": ")
+			for name := range strings.SplitSeq(names, ", ") {
+				listed++
+				if _, err := (&backfillStart{State: []string{name}}).filter(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	if listed != len(ffstream.PublicStates()) {
+		t.Errorf("%d states are listed", listed)
 	}
 }
 

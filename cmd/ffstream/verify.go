@@ -28,7 +28,7 @@ type verifyCmd struct {
 	Seed          uint64        `help:"Which part: the same seed takes the same executions." default:"0"`
 	IgnoreMissing bool          `help:"Executions that the stream never told of are not judged: they existed before it. Those that may have aged out of it never are."`
 	Timeout       time.Duration `help:"How long the stream may take to get to where the tables are, and a row that somebody is changing to settle." default:"30s"`
-	Repair        bool          `help:"Order a backfill of just what differs."`
+	Repair        bool          `help:"Order a backfill of just what differs: its events say what the stream told when it was compared."`
 	JSON          bool          `name:"json" help:"Print each difference and, last, the summary as a JSON object a line."`
 }
 
