@@ -180,7 +180,7 @@ func DB(tb testing.TB, schema Schema) *Database {
 }
 
 func (d *Database) drop(tb testing.TB) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	d.Pool.Close()
 	conn, err := pgx.Connect(ctx, pg.url)
@@ -200,6 +200,10 @@ func (d *Database) drop(tb testing.TB) {
 		}
 		if err == nil || !strings.Contains(err.Error(), "55006") {
 			break
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done(): // which the next statement says
 		}
 	}
 	if err != nil {
