@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/client"
@@ -43,7 +42,7 @@ func TestMain(m *testing.M) {
 		}
 		return code
 	})
-	if err := goleak.Find(); code == 0 && err != nil {
+	if err := testenv.Leaks(); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

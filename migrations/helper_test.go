@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/ffstream/ffstream/internal/testenv"
 	"github.com/ffstream/ffstream/migrations"
@@ -18,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) {
 	code := testenv.Main(m.Run)
-	if err := goleak.Find(); err != nil {
+	if err := testenv.Leaks(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)
 	}

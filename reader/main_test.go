@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
 
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/testenv"
@@ -41,7 +40,7 @@ func TestMain(m *testing.M) {
 		}
 		return code
 	})
-	if err := goleak.Find(); err != nil && code == 0 {
+	if err := testenv.Leaks(); err != nil && code == 0 {
 		tb.Error(err)
 	}
 	if tb.failed {

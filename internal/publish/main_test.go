@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/publish"
@@ -22,12 +21,7 @@ import (
 
 func TestMain(m *testing.M) {
 	code := testenv.Main(m.Run)
-	// The server's own: a mirror or source that waits up to ten seconds for its
-	// consumer.
-	const server = "github.com/nats-io/nats-server/v2/server.(*stream)."
-	mirror := goleak.IgnoreAnyFunction(server + "setupMirrorConsumer.func3")
-	source := goleak.IgnoreAnyFunction(server + "trySetupSourceConsumer.func3")
-	if err := goleak.Find(mirror, source); code == 0 && err != nil {
+	if err := testenv.Leaks(); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

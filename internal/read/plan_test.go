@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/ffstream/ffstream/internal/testenv"
 	"github.com/ffstream/ffstream/internal/testenv/engine"
@@ -20,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) {
 	code := testenv.Main(m.Run)
-	if err := goleak.Find(); err != nil && code == 0 {
+	if err := testenv.Leaks(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"go.uber.org/goleak"
 
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/repl"
@@ -19,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	code := testenv.Main(m.Run)
-	if err := goleak.Find(); code == 0 && err != nil {
+	if err := testenv.Leaks(); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/ffstream/ffstream/internal/repl/pgoutput"
 	"github.com/ffstream/ffstream/internal/testenv"
@@ -17,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) {
 	code := testenv.Main(m.Run)
-	if err := goleak.Find(); code == 0 && err != nil {
+	if err := testenv.Leaks(); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
