@@ -16,7 +16,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ffstream/ffstream"
@@ -45,13 +44,8 @@ func prepareExamples(tb *mainTB) {
 		e.Create(ctx, db.Pool, engine.NewExecution{Exec: engine.Exec{Partition: 86, ID: uuid.MustParse("0190f5c2-0000-7000-8000-000000000002")}}),
 		e.Create(ctx, db.Pool, engine.NewExecution{Exec: engine.Exec{Partition: 7, ID: uuid.MustParse("0190f5c2-0000-7000-8000-000000000003")}}),
 	)
-	nc, errConnect := nats.Connect(testenv.NATSURL(tb))
-	if err := errors.Join(err, errConnect); err != nil {
-		tb.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
 	if err == nil {
+		js := testenv.JetStream(tb, testenv.Connect(tb, testenv.NATSURL(tb)))
 		_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: "FFSTREAM", Subjects: []string{"ff.>"}})
 	}
 	if err != nil {
@@ -85,14 +79,8 @@ func follow(t *testing.T, db *testenv.Database) source {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(testenv.NATSURL(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	nc := testenv.Connect(t, testenv.NATSURL(t))
+	js := testenv.JetStream(t, nc)
 	ctx, cancel := context.WithCancel(context.Background())
 	s := shard.New(nc, shard.Config{
 		Source:   repl.Config{Conn: database, Slot: db.Slot(), Publication: "ffstream"},
@@ -107,7 +95,6 @@ func follow(t *testing.T, db *testenv.Database) source {
 		if errDelete := js.DeleteStream(context.Background(), db.Name); errors.Join(err, errDelete) != nil {
 			t.Error(err, errDelete)
 		}
-		nc.Close()
 	})
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -26,7 +27,7 @@ func TestRefusedLast(t *testing.T) {
 	server := testenv.NewNATS(t, testenv.NATSConfig{File: file})
 	url := strings.Replace(server.URL(), "://", "://u:p@", 1)
 	for range 20 { // the refusal and the question for it race
-		nc, err := connectNATS(url, &natsAuth{}, slog.New(slog.DiscardHandler), nats.RetryOnFailedConnect(false))
+		nc, err := connectNATS(url, &natsAuth{}, slog.New(slog.DiscardHandler), nats.RetryOnFailedConnect(false), nats.Timeout(time.Minute))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -56,12 +56,7 @@ func newDesk(t *testing.T, executions int) *desk {
 
 func connect(t *testing.T) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(testenv.NATSURL(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
+	return testenv.Connect(t, testenv.NATSURL(t))
 }
 
 func (d *desk) bucket() string { return d.name + "_states" }

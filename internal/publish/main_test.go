@@ -2,6 +2,7 @@ package publish_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -43,12 +44,7 @@ func testContext(t testing.TB) context.Context {
 // connect connects as the service does: what is not on its way fails.
 func connect(t testing.TB, url string) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(url, nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
+	return testenv.Connect(t, url, nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0))
 }
 
 // bench is a NATS connection and the configuration of a stream of one's own.
@@ -62,14 +58,10 @@ var streams atomic.Int64
 
 func newBench(t testing.TB, nc *nats.Conn) *bench {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
 	name := fmt.Sprintf("s%d", streams.Add(1))
 	// The stream stays until the server goes: one that is removed can take the
 	// account's directory with it while another is created.
-	return &bench{nc: nc, js: js, cfg: publish.Config{Stream: name, Prefix: name, Replicas: 1, MaxAge: 7 * 24 * time.Hour, SystemID: system, Slot: "ffstream", AckTimeout: patience}}
+	return &bench{nc: nc, js: testenv.JetStream(t, nc), cfg: publish.Config{Stream: name, Prefix: name, Replicas: 1, MaxAge: 7 * 24 * time.Hour, SystemID: system, Slot: "ffstream", AckTimeout: patience}}
 }
 
 // ownBench is on a server of the test's own.
@@ -107,9 +99,24 @@ type fatal interface {
 	Fatalf(format string, args ...any)
 }
 
+// answered asks as the service does, which asks again where it had no answer in time.
+func answered[T any](f func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	v, err := f(ctx)
+	for errors.Is(err, publish.ErrUnavailable) && ctx.Err() == nil {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		v, err = f(ctx)
+	}
+	return v, err
+}
+
 func (b *bench) open(t fatal) *publish.Stream {
 	t.Helper()
-	s, err := publish.Open(context.Background(), b.nc, b.cfg, true)
+	s, err := answered(func(ctx context.Context) (*publish.Stream, error) { return publish.Open(ctx, b.nc, b.cfg, true) })
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -118,7 +125,7 @@ func (b *bench) open(t fatal) *publish.Stream {
 
 func (b *bench) resume(t fatal, s *publish.Stream) *publish.Publisher {
 	t.Helper()
-	tail, err := s.ReadTail(context.Background())
+	tail, err := answered(s.ReadTail)
 	if err != nil {
 		t.Fatalf("read tail: %v", err)
 	}

@@ -186,10 +186,7 @@ func TestOpenFails(t *testing.T) {
 			t.Errorf("%s: %v, want %v that names %s", name, err, tc.kind, tc.text)
 		}
 	}
-	secret, err := nats.Connect(strings.Replace(testenv.NATSURL(t), "nats://", "nats://me:secret@", 1))
-	if err != nil {
-		t.Fatal(err)
-	}
+	secret := testenv.Connect(t, strings.Replace(testenv.NATSURL(t), "nats://", "nats://me:secret@", 1))
 	secret.Close()
 	if _, err := publish.Open(testContext(t), secret, b.cfg, true); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("with a password in the URL: %v", err)

@@ -20,11 +20,7 @@ func rig(t *testing.T, name string, window int) *Publisher {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), slow)
 	defer cancel()
-	nc, err := nats.Connect(testenv.NATSURL(t), nats.ReconnectBufSize(-1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
+	nc := testenv.Connect(t, testenv.NATSURL(t), nats.ReconnectBufSize(-1))
 	s, err := Open(ctx, nc, Config{Stream: name, Prefix: name, SystemID: 1, Slot: "s", Window: window, AckTimeout: slow}, true)
 	if err != nil {
 		t.Fatal(err)

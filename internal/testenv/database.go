@@ -66,8 +66,8 @@ func Main(run func() int) int {
 			code = max(code, 1)
 		}
 	}
-	if nats.server != nil {
-		if err := nats.server.Close(); err != nil {
+	if broker.server != nil {
+		if err := broker.server.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, "stop NATS:", err)
 			code = max(code, 1)
 		}
@@ -221,17 +221,17 @@ type sharedNATS struct {
 	server *NATS
 }
 
-var nats sharedNATS
+var broker sharedNATS
 
 // NATSURL is the address of the test binary's NATS server. Use a stream and a
 // subject prefix of your own: Database.Name serves for both.
 func NATSURL(tb testing.TB) string {
 	tb.Helper()
-	nats.once.Do(func() { nats.server, nats.err = StartNATS(NATSConfig{}) })
-	if nats.err != nil {
-		tb.Fatal(nats.err)
+	broker.once.Do(func() { broker.server, broker.err = StartNATS(NATSConfig{}) })
+	if broker.err != nil {
+		tb.Fatal(broker.err)
 	}
-	return nats.server.URL()
+	return broker.server.URL()
 }
 
 // PostgresBinDir is where the programs of the test's Postgres are.

@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -75,6 +76,8 @@ func (n *NATS) Start() error {
 			return fmt.Errorf("start NATS: %w", err)
 		}
 	}
+	// A client that is slow to say who it is is given time, unless the file says how much.
+	opts.AuthTimeout, opts.TLSTimeout = cmp.Or(opts.AuthTimeout, answer.Seconds()), cmp.Or(opts.TLSTimeout, answer.Seconds())
 	srv, err := server.NewServer(&opts)
 	if err != nil {
 		return fmt.Errorf("start NATS: %w", err)
