@@ -22,7 +22,7 @@ func runNATS(ctx context.Context, t testing.TB, js jetstream.JetStream, command 
 	t.Helper()
 	cmd := exec.CommandContext(ctx, "sh", "-c", command)
 	cmd.Env = append(cmd.Environ(), "PATH="+filepath.Dir(testenv.NATSCommand(t))+":"+os.Getenv("PATH"),
-		"NATS_URL="+js.Conn().ConnectedUrl(), "HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
+		"NATS_URL="+js.Conn().ConnectedUrl(), "NATS_TIMEOUT=1m", "HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
@@ -120,7 +120,7 @@ func TestStreamRemedies(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			f := find(t, Stream(t.Context(), nc, cfg), "stream")
+			f := find(t, answered(t.Context(), nc, cfg), "stream")
 			if f.Severity != c.severity || (len(f.Run) == 0) != (c.remedy == words) {
 				t.Fatalf("%+v, want %s and %q", f, c.severity, c.remedy)
 			}
@@ -139,9 +139,7 @@ func TestStreamRemedies(t *testing.T) {
 					t.Errorf("%+v", f)
 				}
 				cfg.Slot, cfg.Stream, cfg.Prefix = flag(t, f.Run[0], "--slot"), flag(t, f.Run[0], "--stream"), flag(t, f.Run[0], "--subject-prefix")
-				if _, err := publish.Open(t.Context(), nc, cfg, true); err != nil { // which that command does first
-					t.Fatal(err)
-				}
+				mustOpen(t, nc, cfg) // which that command does first
 				f.Run = nil
 			}
 			for range 2 { // the server wants one thing off for another, and then that is the finding
@@ -150,7 +148,7 @@ func TestStreamRemedies(t *testing.T) {
 						t.Fatalf("%s: %v", command, err)
 					}
 				}
-				f = find(t, Stream(t.Context(), nc, cfg), "stream")
+				f = find(t, answered(t.Context(), nc, cfg), "stream")
 			}
 			if f.Severity != OK {
 				t.Errorf("after the remedy: %+v", f)
@@ -182,7 +180,7 @@ func TestRoom(t *testing.T) {
 	nc, js := mustJetStream(t, server.URL())
 	look := func(severity Severity, found string) Finding {
 		t.Helper()
-		f := find(t, Stream(t.Context(), nc, testStream), "room")
+		f := find(t, answered(t.Context(), nc, testStream), "room")
 		if f.Severity != severity || !strings.Contains(f.Found, found) || (f.Why == "") != (severity == OK) || (len(f.Run) == 0) != (severity == OK) {
 			t.Fatalf("%+v, want %s and %q", f, severity, found)
 		}
@@ -196,9 +194,8 @@ func TestRoom(t *testing.T) {
 			}
 		}
 	}
-	s, err := publish.Open(t.Context(), nc, testStream, true)
-	if err != nil || s.Edit != "" {
-		t.Fatal(err, s.Edit)
+	if s := mustOpen(t, nc, testStream); s.Edit != "" {
+		t.Fatal(s.Edit)
 	}
 	look(OK, "no bound")
 	stream, err := js.Stream(t.Context(), testStream.Stream)

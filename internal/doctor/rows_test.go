@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -141,6 +142,11 @@ func TestForecast(t *testing.T) {
 		written <- nil
 	}()
 	before := check()
+	for began := time.Now(); !strings.Contains(before.Found, "were nothing confirmed") || strings.Contains(before.Found, "(0 now"); before = check() {
+		if time.Since(began) > time.Minute { // a second in which the writer did nothing tells nothing
+			break
+		}
+	}
 	stop()
 	if err := <-written; err != nil {
 		t.Fatal(err)
