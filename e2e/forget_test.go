@@ -74,7 +74,9 @@ func (f *forgetful) holds(p *process, n uint64) {
 			f.w.t.Fatalf("the service ended: %s", p.output())
 		default:
 		}
-		stream, err := f.w.js.Stream(context.Background(), f.w.stream)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		stream, err := f.w.js.Stream(ctx, f.w.stream)
 		if err != nil {
 			return false, err.Error() // it is being restarted
 		}
@@ -99,8 +101,8 @@ func (f *forgetful) noted(p *process, n uint64) {
 		}
 		return strings.Contains(string(entry.Value()), fmt.Sprintf(`"sequence":%d,`, n)), string(entry.Value()) + p.output()
 	})
-	f.w.statusSent()
-	f.w.statusSent()
+	f.w.statusSent(anySender)
+	f.w.statusSent(anySender)
 }
 
 // TestBrokerForgets: messages that the broker acknowledged and forgot come again
