@@ -167,8 +167,8 @@ type progress struct {
 
 func (w *world) backfillStatus() (progress, string) {
 	w.t.Helper()
-	s := start(w.t, w.env(), "backfill", "status", "--json")
-	if s.code() != 0 {
+	s, code := asks(w.t, w.env(), "backfill", "status", "--json")
+	if code != 0 {
 		w.t.Fatalf("status: %s", s.output())
 	}
 	var answer struct{ Report progress }
@@ -271,8 +271,8 @@ func (w *world) sameAsRead(before string) {
 // orders runs the program with what must succeed, and gives its output.
 func (w *world) orders(args ...string) string {
 	w.t.Helper()
-	p := start(w.t, w.env(), args...)
-	if p.code() != 0 {
+	p, code := asks(w.t, w.env(), args...)
+	if code != 0 {
 		w.t.Fatalf("%s: %s", args, p.output())
 	}
 	return p.output()

@@ -135,7 +135,7 @@ func newReader(t *testing.T, setup string) *pasting {
 		host: map[string]string{"db.example": fmt.Sprintf("127.0.0.1:%d", pg.Port), "nats.example:4222": strings.TrimPrefix(w.nats, "nats://")},
 		vars: map[string]string{
 			"PATH": bin + ":" + testenv.PostgresBinDir(t) + ":" + os.Getenv("PATH"), "HOME": t.TempDir(), "FFSTREAM_HTTP_ADDR": "127.0.0.1:0",
-			"NATS_URL": w.nats, "PGHOST": "127.0.0.1", "PGPORT": fmt.Sprint(pg.Port), "PGUSER": "postgres",
+			"NATS_URL": w.nats, "NATS_TIMEOUT": "1m", "PGHOST": "127.0.0.1", "PGPORT": fmt.Sprint(pg.Port), "PGUSER": "postgres",
 		},
 	}
 }

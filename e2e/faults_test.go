@@ -80,6 +80,10 @@ func newArena(t *testing.T, brokers int, seed uint64) *arena {
 		servers, fronts = append(servers, b.URL()), append(fronts, front.url)
 	}
 	w.connect(strings.Join(servers, ","))
+	// A question to a broker that is struck is lost, and asked again by who awaits the answer.
+	if w.js, err = jetstream.New(w.js.Conn(), jetstream.WithDefaultTimeout(5*time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	a.env = w.env()
 	a.env["FFSTREAM_NATS_URL"], a.env["FFSTREAM_STREAM_REPLICAS"] = strings.Join(fronts, ","), fmt.Sprint(brokers)
 	a.env["FFSTREAM_DATABASE_URL"] = a.source.url

@@ -44,7 +44,9 @@ const addAttempts = "ALTER PUBLICATION ffstream ADD TABLE ff_attempt (partition_
 
 func (w *world) jetstream() jetstream.Stream {
 	w.t.Helper()
-	stream, err := w.js.Stream(context.Background(), w.stream)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	stream, err := w.js.Stream(ctx, w.stream)
 	if err != nil {
 		w.t.Fatal(err)
 	}

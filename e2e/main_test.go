@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -86,14 +87,7 @@ func (w *world) bucket() string { return w.stream + "_notes" }
 func (w *world) connect(url string) {
 	w.t.Helper()
 	w.nats = url
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectWait(100*time.Millisecond))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(nc.Close)
-	if w.js, err = jetstream.New(nc); err != nil {
-		w.t.Fatal(err)
-	}
+	w.js = testenv.JetStream(w.t, testenv.Connect(w.t, url, nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectWait(100*time.Millisecond)))
 }
 
 // env is what tells the program of this world.
@@ -155,6 +149,22 @@ func launch(t testing.TB, cmd *exec.Cmd) *process {
 	}()
 	t.Cleanup(p.kill)
 	return p
+}
+
+// tooSlow is what is said of a server that did not answer within the seconds that a
+// command has for one question.
+var tooSlow = regexp.MustCompile(`deadline exceeded|(?i:statement|lock|idle-in-transaction|authentication|i/o|nats:) timeout`)
+
+// asks runs a command to its end, and again while all that it met was a machine that
+// was too slow for it.
+func asks(t testing.TB, env map[string]string, args ...string) (p *process, code int) {
+	t.Helper()
+	for began := time.Now(); ; {
+		p = start(t, env, args...)
+		if code = p.code(); code == 0 || !tooSlow.MatchString(p.output()) && !strings.Contains(p.output(), "connect to NATS") || time.Since(began) > patience {
+			return p, code
+		}
+	}
 }
 
 // run starts the service and waits until it holds the slot, from which on nothing
@@ -289,7 +299,8 @@ func (w *world) stored() (all []message) {
 // each reads the whole stream, message by message.
 func (w *world) each(f func(m message)) {
 	w.t.Helper()
-	ctx := context.Background()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	stream, err := w.js.Stream(ctx, w.stream)
 	if err != nil {
 		w.t.Fatal(err)

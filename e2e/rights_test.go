@@ -245,16 +245,8 @@ func (w *world) watches() {
 func asSubscriber(t testing.TB, url string) (jetstream.JetStream, context.Context) {
 	t.Helper()
 	ctx, refuse := context.WithCancelCause(t.Context())
-	nc, err := nats.Connect(url, nats.UserInfo("subscriber", newSecret), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refuse(err) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js, ctx
+	nc := testenv.Connect(t, url, nats.UserInfo("subscriber", newSecret), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refuse(err) }))
+	return testenv.JetStream(t, nc), ctx
 }
 
 // toasted makes the service look a row up: its raw_fields are stored out of line

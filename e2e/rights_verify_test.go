@@ -36,7 +36,7 @@ func TestVerifyRights(t *testing.T) {
 		lacking := w.service()
 		lacking["FFSTREAM_NATS_USER"] = fmt.Sprintf("lacks_%d", i)
 		for _, some := range []string{"--sample=1", "--partition=1"} { // all, and as few as can be
-			refused(t, start(t, lacking, "verify", "--ignore-missing", "--timeout=5s", some), 1, []string{"NATS user lacks a permission", strings.TrimRight(subject, "*>")}, nil)
+			refused(t, start(t, lacking, "verify", "--ignore-missing", "--timeout=2m", some), 1, []string{"NATS user lacks a permission", strings.TrimRight(subject, "*>")}, nil)
 		}
 	}
 	p.stop()

@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 
 	"github.com/ffstream/ffstream/internal/testenv"
@@ -45,7 +44,7 @@ func natsMethods(t testing.TB) []method {
 	dir := t.TempDir()
 	right, wrong := writeFile(t, dir, "right", rightSecret+"\n"), writeFile(t, dir, "wrong", wrongSecret+"\n")
 	texts := []string{rightSecret, wrongSecret}
-	tls := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, timeout: 5, ", server.cert, server.key, ca.file)
+	tls := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, ", server.cert, server.key, ca.file)
 	password := method{
 		name: "user and password", conf: fmt.Sprintf("authorization { user: svc, password: %q }", rightSecret),
 		client: []nats.Option{nats.UserInfo("svc", rightSecret)},
@@ -159,14 +158,7 @@ func (w *world) guarded(conf string, client ...nats.Option) (*testenv.NATS, stri
 // connectAs connects the test to the world's NATS server.
 func (w *world) connectAs(client ...nats.Option) {
 	w.t.Helper()
-	nc, err := nats.Connect(w.nats, append(client, nats.MaxReconnects(-1))...)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(nc.Close)
-	if w.js, err = jetstream.New(nc); err != nil {
-		w.t.Fatal(err)
-	}
+	w.js = testenv.JetStream(w.t, testenv.Connect(w.t, w.nats, append(client, nats.MaxReconnects(-1))...))
 }
 
 // passes plays one execution and waits until its events are in the stream.
@@ -315,7 +307,7 @@ func TestEmbeddedAuthentication(t *testing.T) {
 				t.Fatalf("no address in %s", p.output())
 			}
 			w.nats = "nats://127.0.0.1:" + found[1]
-			if nc, err := nats.Connect(w.nats); !errors.Is(err, nats.ErrAuthorization) {
+			if nc, err := nats.Connect(w.nats, nats.Timeout(patience)); !errors.Is(err, nats.ErrAuthorization) {
 				nc.Close()
 				t.Errorf("somebody without a name connects: %v", err)
 			}

@@ -92,8 +92,8 @@ func TestTail(t *testing.T) {
 // tail is what tail prints of all that the stream holds.
 func (w *world) tail(flags ...string) []string {
 	w.t.Helper()
-	p := start(w.t, w.env(), append([]string{"tail", "--json", "--follow=false"}, flags...)...)
-	if code := p.code(); code != 0 {
+	p, code := asks(w.t, w.env(), append([]string{"tail", "--json", "--follow=false"}, flags...)...)
+	if code != 0 {
 		w.t.Fatalf("tail %q ends with %d: %s", flags, code, p.output())
 	}
 	return strings.FieldsFunc(p.output(), func(r rune) bool { return r == '\n' })

@@ -22,8 +22,8 @@ import (
 // differences runs verify, and gives what it finds by kind.
 func (w *world) differences(code int, args ...string) map[string][]string {
 	w.t.Helper()
-	p := start(w.t, w.env(), append([]string{"verify", "--json"}, args...)...)
-	if got := p.code(); got != code {
+	p, got := asks(w.t, w.env(), append([]string{"verify", "--json", "--timeout=2m"}, args...)...)
+	if got != code {
 		w.t.Fatalf("verify ends with %d, want %d: %s", got, code, p.output())
 	}
 	found := map[string][]string{}
@@ -113,7 +113,7 @@ func TestVerify(t *testing.T) {
 	if some == 0 || some == 32 {
 		t.Errorf("of 8 halves %d of 32 were found", some)
 	}
-	if p := start(t, w.env(), "verify", "--repair"); p.code() != 1 || !strings.Contains(p.output(), "of what differs is ordered") {
+	if p := start(t, w.env(), "verify", "--repair", "--timeout=2m"); p.code() != 1 || !strings.Contains(p.output(), "of what differs is ordered") {
 		t.Fatalf("repair: %s", p.output())
 	}
 	if r := w.backfilled(p); r.Published != 4 {
@@ -173,7 +173,7 @@ func TestVerifyAwaits(t *testing.T) {
 	w.caughtUp(p)
 	p.signal(syscall.SIGSTOP)
 	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'active' WHERE partition_key = 3")
-	q := start(t, w.env(), "verify")
+	q := start(t, w.env(), "verify", "--timeout=2m")
 	await(t, "verify to have read what differs", func() (bool, string) {
 		select {
 		case <-q.done:
@@ -209,7 +209,7 @@ func TestVerifyPurged(t *testing.T) {
 	p.stop()
 	// What the service has not dealt with is no difference.
 	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'active'")
-	if p := start(t, w.env(), "verify", "--timeout", "5s"); p.code() != 1 || !strings.Contains(oneError(t, p), "stream is behind the database") {
+	if p := start(t, w.env(), "verify", "--timeout", "20s"); p.code() != 1 || !strings.Contains(oneError(t, p), "stream is behind the database") {
 		t.Errorf("a service that is away: %s", p.output())
 	}
 }
@@ -258,9 +258,9 @@ func TestVerifyAged(t *testing.T) {
 		t.Errorf("of one that is young: %+v", v)
 	}
 	w.exec("UPDATE ff_exec_core SET created_at_ms = 1 WHERE " + isOne(lost))
-	q := start(t, w.env(), "verify")
-	if q.code() != 0 || !strings.Contains(q.output(), "0 missing") || !strings.Contains(q.output(), "and need not: what is older than") {
-		t.Errorf("%d %s", q.code(), q.output())
+	q, code := asks(t, w.env(), "verify", "--timeout=2m")
+	if code != 0 || !strings.Contains(q.output(), "0 missing") || !strings.Contains(q.output(), "and need not: what is older than") {
+		t.Errorf("%d %s", code, q.output())
 	}
 	p.stop()
 }
@@ -359,7 +359,7 @@ func TestVerifyOdd(t *testing.T) {
 	if v.Unsettled != 4 || len(v.found) != 0 {
 		t.Errorf("beside an open transaction: %+v", v)
 	}
-	if q := start(t, w.env(), "verify", "--timeout", "5s", "--partition", "9"); q.code() != 1 || !strings.Contains(q.output(), "not everything could be judged: 1 executions") {
+	if q := start(t, w.env(), "verify", "--timeout", "20s", "--partition", "9"); q.code() != 1 || !strings.Contains(q.output(), "not everything could be judged: 1 executions") {
 		t.Errorf("%d %s", q.code(), q.output())
 	}
 	w.must(tx.Rollback(t.Context()))
