@@ -17,7 +17,7 @@ func TestBackfillOrders(t *testing.T) {
 	w := newWorld(t, migrations.EngineNewest)
 	w.exec(fmt.Sprintf(insertBulk, 2000))
 	w.exec("UPDATE ff_exec_core SET lane_id = 'few', lifecycle_phase = 'suspended', raw_fields = '{\"namespace\":\"ns-few\"}', created_at_ms = 4102444800000 WHERE partition_key = 7")
-	if p := start(t, w.env(), "backfill"); p.code() != 1 || !strings.Contains(oneError(t, p), "let the service run once") {
+	if p, code := asks(t, w.env(), "backfill"); code != 1 || !strings.Contains(oneError(t, p), "let the service run once") {
 		t.Errorf("without a service: %s", p.output())
 	}
 	p := w.run()
@@ -53,7 +53,7 @@ func TestBackfillOrders(t *testing.T) {
 	before := len(w.stored())
 	w.orders("backfill", "--rate", "150")
 	await(t, "the first chunk", func() (bool, string) { r, text := w.backfillStatus(); return r.Published > 0, text })
-	if p := start(t, w.env(), "backfill"); p.code() != 1 || !strings.Contains(oneError(t, p), "another backfill is open") {
+	if p, code := asks(t, w.env(), "backfill"); code != 1 || !strings.Contains(oneError(t, p), "another backfill is open") {
 		t.Errorf("two at once: %s", p.output())
 	}
 	w.orders("backfill", "pause")
@@ -76,7 +76,7 @@ func TestBackfillOrders(t *testing.T) {
 	if r := w.backfilled(p); r.State != "cancelled" || r.Executions >= 2000 {
 		t.Errorf("%+v", r)
 	}
-	if p := start(t, w.env(), "backfill", "resume"); p.code() != 1 || !strings.Contains(oneError(t, p), "no backfill is open") {
+	if p, code := asks(t, w.env(), "backfill", "resume"); code != 1 || !strings.Contains(oneError(t, p), "no backfill is open") {
 		t.Errorf("nothing to resume: %s", p.output())
 	}
 	// A rate of the service's: 5 chunks a second, of one execution each.
@@ -95,8 +95,8 @@ func TestBackfillOrders(t *testing.T) {
 	// What an ANALYZE says of the table counts.
 	w.exec("UPDATE pg_class SET reltuples = 10000 WHERE relname LIKE 'ff_exec_core_p%' AND relkind = 'r'")
 	for _, filter := range []struct{ flag, value string }{{"--state", "active"}, {"--namespace", "ns-few"}, {"--since", "24h"}} {
-		p := start(t, w.env(), "backfill", filter.flag, filter.value)
-		if p.code() != 2 || !strings.Contains(oneError(t, p), filter.flag+": no index serves it, so all of about 2560000 executions would be read") {
+		p, code := asks(t, w.env(), "backfill", filter.flag, filter.value)
+		if code != 2 || !strings.Contains(oneError(t, p), filter.flag+": no index serves it, so all of about 2560000 executions would be read") {
 			t.Errorf("%s on a big table: %s", filter.flag, p.output())
 		}
 	}

@@ -242,7 +242,7 @@ func (b *breach) check(w *world) {
 		t.Errorf("%d messages are stored after a restart, and %d were before", n, len(got))
 	}
 	p.stop()
-	if again := start(t, w.env(), "resume", "--accept-gap"); again.code() != 0 || !strings.Contains(again.output(), "Nothing is lost") {
+	if again, code := asks(t, w.env(), "resume", "--accept-gap"); code != 0 || !strings.Contains(again.output(), "Nothing is lost") {
 		t.Errorf("accepted again: %s", again.output())
 	}
 }
@@ -263,8 +263,8 @@ func (b *breach) accept(w *world, o *oracle) uint64 {
 	if p := start(w.t, w.env(), "resume"); p.code() != 2 || !strings.Contains(p.output(), "--accept-gap is required") {
 		w.t.Errorf("resume alone: %s", p.output())
 	}
-	p := start(w.t, w.env(), "resume", "--accept-gap")
-	if code := p.code(); code != 0 || !strings.Contains(p.output(), "Accepted: ") {
+	p, code := asks(w.t, w.env(), "resume", "--accept-gap")
+	if code != 0 || !strings.Contains(p.output(), "Accepted: ") {
 		w.t.Fatalf("resume: exit code %d: %s", code, p.output())
 	}
 	got := w.stored()
@@ -302,7 +302,7 @@ func (b *breach) accept(w *world, o *oracle) uint64 {
 func TestResumeRefuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, migrations.EngineNewest)
-	if r := start(t, w.env(), "resume", "--accept-gap"); r.code() != 0 || !strings.Contains(r.output(), "Nothing is lost") {
+	if r, code := asks(t, w.env(), "resume", "--accept-gap"); code != 0 || !strings.Contains(r.output(), "Nothing is lost") {
 		t.Errorf("before the first run: %s", r.output())
 	}
 	var slots int
@@ -314,17 +314,17 @@ func TestResumeRefuses(t *testing.T) {
 	w.play(&engine.Engine{Version: engine.Newest}, &engine.StoriesOf(engine.Newest)[0], engine.Exec{Partition: 1, ID: uuid.New()})
 	w.caughtUp(p)
 	for flag, words := range map[string]string{"--slot=another": "is fed by slot", "--stream=" + w.stream + "x": "name another prefix"} {
-		if r := start(t, w.env(), "resume", "--accept-gap", flag); r.code() != 1 || !strings.Contains(oneError(t, r), words) {
+		if r, code := asks(t, w.env(), "resume", "--accept-gap", flag); code != 1 || !strings.Contains(oneError(t, r), words) {
 			t.Errorf("%s: %s", flag, r.output())
 		}
 	}
-	r := start(t, w.env(), "resume", "--accept-gap")
-	if code := r.code(); code != 1 || !strings.Contains(oneError(t, r), "in use by another process") {
+	r, code := asks(t, w.env(), "resume", "--accept-gap")
+	if code != 1 || !strings.Contains(oneError(t, r), "in use by another process") {
 		t.Errorf("exit code %d: %s", code, r.output())
 	}
 	p.stop()
-	r = start(t, w.env(), "resume", "--accept-gap")
-	if code := r.code(); code != 0 || !strings.Contains(oneError(t, r), "nothing was changed") {
+	r, code = asks(t, w.env(), "resume", "--accept-gap")
+	if code != 0 || !strings.Contains(oneError(t, r), "nothing was changed") {
 		t.Errorf("exit code %d: %s", code, r.output())
 	}
 	if n := len(w.stored()); n != 3 {
@@ -473,7 +473,7 @@ func TestInvalidated(t *testing.T) {
 	if lost.Severity != doctor.Fault || len(lost.Run) != 1 {
 		t.Fatalf("doctor says of a lost slot: %+v", lost)
 	}
-	if p := start(t, a.env, words(t, lost.Run[0])...); p.code() != 0 || !strings.Contains(p.output(), "wal_removed") {
+	if p, code := asks(t, a.env, words(t, lost.Run[0])...); code != 0 || !strings.Contains(p.output(), "wal_removed") {
 		t.Fatalf("resume: %s", p.output())
 	}
 	a.startService()

@@ -155,16 +155,28 @@ func launch(t testing.TB, cmd *exec.Cmd) *process {
 // command has for one question.
 var tooSlow = regexp.MustCompile(`deadline exceeded|(?i:statement|lock|idle-in-transaction|authentication|i/o|nats:) timeout`)
 
+// unanswered reports whether a command's words are of a server that gave no answer in
+// time, and not for want of a right.
+func unanswered(text string) bool {
+	return tooSlow.MatchString(text) && !strings.Contains(text, "lacks a permission")
+}
+
 // asks runs a command to its end, and again while all that it met was a machine that
 // was too slow for it.
 func asks(t testing.TB, env map[string]string, args ...string) (p *process, code int) {
 	t.Helper()
 	for began := time.Now(); ; {
 		p = start(t, env, args...)
-		if code = p.code(); code == 0 || !tooSlow.MatchString(p.output()) && !strings.Contains(p.output(), "connect to NATS") || time.Since(began) > patience {
+		if code = p.code(); !p.wasSlow() || time.Since(began) > patience {
 			return p, code
 		}
 	}
+}
+
+// wasSlow reports whether a command failed of nothing but that, also of a server that
+// took no connection in time.
+func (p *process) wasSlow() bool {
+	return p.code() != 0 && (unanswered(p.output()) || strings.Contains(p.output(), "no servers available"))
 }
 
 // run starts the service and waits until it holds the slot, from which on nothing

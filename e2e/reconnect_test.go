@@ -28,8 +28,8 @@ func (a *arena) beside(f func()) {
 		return strings.Contains(a.service.output(), said), a.service.output()
 	})
 	f()
-	p := start(a.t, a.env, "resume", "--accept-gap")
-	if code := p.code(); code != 1 || !strings.Contains(p.output(), said) {
+	p, code := asks(a.t, a.env, "resume", "--accept-gap")
+	if code != 1 || !strings.Contains(p.output(), said) {
 		a.t.Errorf("resume on a standby: exit code %d: %s", code, p.output())
 	}
 	a.lead(a.pg.Port)

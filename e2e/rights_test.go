@@ -161,13 +161,13 @@ func whole(t *testing.T, w *world) {
 		args []string
 		says string
 	}{
-		{1, []string{"verify", "--repair"}, "1 missing"},
+		{1, []string{"verify", "--repair", "--timeout=2m"}, "1 missing"},
 		{0, []string{"backfill", "status", "--watch"}, " is completed: 1 executions read"},
-		{0, []string{"verify"}, "0 missing"},
+		{0, []string{"verify", "--timeout=2m"}, "0 missing"},
 		{0, []string{"backfill", "--wait"}, " is completed: 2 executions read"},
 	} {
-		if p := start(t, w.service(), c.args...); p.code() != c.code || !strings.Contains(p.output(), c.says) {
-			t.Errorf("%v ends with %d and does not say %q: %s", c.args, p.code(), c.says, p.output())
+		if p, code := asks(t, w.service(), c.args...); code != c.code || !strings.Contains(p.output(), c.says) {
+			t.Errorf("%v ends with %d and does not say %q: %s", c.args, code, c.says, p.output())
 		}
 	}
 	toasted(t, w)
@@ -200,20 +200,20 @@ func whole(t *testing.T, w *world) {
 	w.watches()
 	p.stop()
 	stored := w.messages()
-	tail := start(t, w.subscriber(), "tail", "--follow=false", "--json")
-	if code := tail.code(); code != 0 || uint64(strings.Count(tail.output(), "\n")) != stored {
+	tail, code := asks(t, w.subscriber(), "tail", "--follow=false", "--json")
+	if code != 0 || uint64(strings.Count(tail.output(), "\n")) != stored {
 		t.Errorf("tail ends with %d and does not print %d events: %s", code, stored, tail.output())
 	}
 	dropSlot(w)
 	for _, says := range []string{"Accepted", "Nothing is lost"} {
-		if p := start(t, w.service(), "resume", "--accept-gap"); p.code() != 0 || !strings.Contains(p.output(), says) {
-			t.Errorf("resume ends with %d and does not say %q: %s", p.code(), says, p.output())
+		if p, code := asks(t, w.service(), "resume", "--accept-gap"); code != 0 || !strings.Contains(p.output(), says) {
+			t.Errorf("resume ends with %d and does not say %q: %s", code, says, p.output())
 		}
 	}
 	p = start(t, w.service(), "run")
 	w.awaitActive(p)
-	for _, args := range [][]string{{"backfill", "--wait"}, {"verify"}} { // which read what the stream tells
-		if p := start(t, w.service(), args...); p.code() != 0 {
+	for _, args := range [][]string{{"backfill", "--wait"}, {"verify", "--timeout=2m"}} { // which read what the stream tells
+		if p, code := asks(t, w.service(), args...); code != 0 {
 			t.Errorf("%s behind a gap: %s", args, p.output())
 		}
 	}
@@ -399,7 +399,8 @@ func natsRights(t *testing.T, s *strict) {
 			w.passes(p)
 			says := strings.TrimSuffix(strings.TrimSuffix(subject, ">"), "*")
 			if slices.Contains([]string{"CREATE", "INFO", "NEXT", "INBOX"}, kindOf(subject)) {
-				refused(t, start(t, w.subscriber(), "tail", "--follow=false"), 1, []string{"NATS user lacks a permission", says}, nil)
+				p, _ := asks(t, w.subscriber(), "tail", "--follow=false")
+				refused(t, p, 1, []string{"NATS user lacks a permission", says}, nil)
 				return
 			}
 			if said := subscribe(t, w); !strings.Contains(said, says) {

@@ -226,7 +226,8 @@ func TestNATSAuthentication(t *testing.T) {
 			w := newWorld(t, migrations.EngineNewest)
 			w.guarded(m.conf, m.client...)
 			for _, command := range [][]string{{"run"}, {"resume", "--accept-gap"}, {"tail", "--follow=false"}} {
-				refused(t, start(t, w.with(m.right, m.wrong), command...), 1, m.says, m.secrets)
+				p, _ := asks(t, w.with(m.right, m.wrong), command...)
+				refused(t, p, 1, m.says, m.secrets)
 			}
 			p := start(t, w.with(m.right), "run")
 			w.awaitActive(p)
@@ -234,9 +235,9 @@ func TestNATSAuthentication(t *testing.T) {
 			p.stop()
 			silent(t, p, m.secrets...)
 			for _, command := range [][]string{{"resume", "--accept-gap"}, {"tail", "--follow=false"}} {
-				p := start(t, w.with(m.right), command...)
-				if p.code() != 0 || p.output() == "" {
-					t.Errorf("%s ends with %d: %s", command, p.code(), p.output())
+				p, code := asks(t, w.with(m.right), command...)
+				if code != 0 || p.output() == "" {
+					t.Errorf("%s ends with %d: %s", command, code, p.output())
 				}
 				silent(t, p, m.secrets...)
 			}

@@ -113,7 +113,7 @@ func TestVerify(t *testing.T) {
 	if some == 0 || some == 32 {
 		t.Errorf("of 8 halves %d of 32 were found", some)
 	}
-	if p := start(t, w.env(), "verify", "--repair", "--timeout=2m"); p.code() != 1 || !strings.Contains(p.output(), "of what differs is ordered") {
+	if p, code := asks(t, w.env(), "verify", "--repair", "--timeout=2m"); code != 1 || !strings.Contains(p.output(), "of what differs is ordered") {
 		t.Fatalf("repair: %s", p.output())
 	}
 	if r := w.backfilled(p); r.Published != 4 {
@@ -209,7 +209,7 @@ func TestVerifyPurged(t *testing.T) {
 	p.stop()
 	// What the service has not dealt with is no difference.
 	w.exec("UPDATE ff_exec_core SET lifecycle_phase = 'active'")
-	if p := start(t, w.env(), "verify", "--timeout", "20s"); p.code() != 1 || !strings.Contains(oneError(t, p), "stream is behind the database") {
+	if p, code := asks(t, w.env(), "verify", "--timeout", "20s"); code != 1 || !strings.Contains(oneError(t, p), "stream is behind the database") {
 		t.Errorf("a service that is away: %s", p.output())
 	}
 }
@@ -359,7 +359,7 @@ func TestVerifyOdd(t *testing.T) {
 	if v.Unsettled != 4 || len(v.found) != 0 {
 		t.Errorf("beside an open transaction: %+v", v)
 	}
-	if q := start(t, w.env(), "verify", "--timeout", "20s", "--partition", "9"); q.code() != 1 || !strings.Contains(q.output(), "not everything could be judged: 1 executions") {
+	if q, code := asks(t, w.env(), "verify", "--timeout", "20s", "--partition", "9"); code != 1 || !strings.Contains(q.output(), "not everything could be judged: 1 executions") {
 		t.Errorf("%d %s", q.code(), q.output())
 	}
 	w.must(tx.Rollback(t.Context()))
