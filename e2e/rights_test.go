@@ -397,6 +397,7 @@ func natsRights(t *testing.T, s *strict) {
 			p := start(t, w.service(), "run")
 			w.awaitActive(p)
 			w.passes(p)
+			w.caughtUp(p)
 			says := strings.TrimSuffix(strings.TrimSuffix(subject, ">"), "*")
 			if slices.Contains([]string{"CREATE", "INFO", "NEXT", "INBOX"}, kindOf(subject)) {
 				p, _ := asks(t, w.subscriber(), "tail", "--follow=false")
@@ -414,6 +415,7 @@ func natsRights(t *testing.T, s *strict) {
 		p := start(t, w.service(), "run")
 		w.awaitActive(p)
 		w.passes(p)
+		w.caughtUp(p)
 		if said := subscribe(t, w); said != "" {
 			t.Errorf("the broker refuses %s", said)
 		}
@@ -432,9 +434,10 @@ func kindOf(subject string) string {
 	return "INBOX"
 }
 
-// subscribe does what package client does: it reads with a durable consumer from
-// behind a position, acknowledges, hands that on, and with an ephemeral one, which it removes. It
-// returns what the broker refused first, empty for nothing.
+// subscribe does what package client does, once the stream has all that was played: it
+// reads with a durable consumer from behind a position, acknowledges, hands that on, and
+// with an ephemeral one, which it removes. It returns what the broker refused first,
+// empty for nothing.
 func subscribe(t *testing.T, w *world) string {
 	t.Helper()
 	js, ctx := asSubscriber(t, w.nats)
@@ -448,13 +451,16 @@ func subscribe(t *testing.T, w *world) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		reading, enough := context.WithCancel(ctx)
+		reading, enough := context.WithTimeout(ctx, patience)
 		err = s.Run(reading, func(_ context.Context, m *client.Message) error {
 			if m.Sequence == uint64(len(stored)) {
 				enough()
 			}
 			return nil
 		})
+		if errors.Is(reading.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("the last of %d messages does not come", len(stored))
+		}
 		enough()
 		if err != nil && ctx.Err() == nil {
 			t.Fatal(err)
