@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"sync/atomic"
 )
@@ -19,7 +20,7 @@ func (d *Deaf) Lost() bool { return d.lost.Load() }
 // Dial makes the connection, once.
 func (d *Deaf) Dial(network, address string) (net.Conn, error) {
 	var err error
-	d.Conn, err = net.Dial(network, address)
+	d.Conn, err = new(net.Dialer).DialContext(context.Background(), network, address)
 	return d, err
 }
 
