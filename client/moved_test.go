@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +20,11 @@ import (
 func TestServerDies(t *testing.T) {
 	t.Parallel()
 	servers := testenv.Cluster(t, 3)
-	nc, err := nats.Connect(servers[0].URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.RetryOnFailedConnect(true))
+	urls := make([]string, len(servers))
+	for i, server := range servers {
+		urls[i] = server.URL()
+	}
+	nc, err := nats.Connect(strings.Join(urls, ","), nats.Timeout(time.Minute), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.RetryOnFailedConnect(true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +34,7 @@ func TestServerDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := &feed{t: t, js: js, stream: "cluster", commit: 0x1000}
-	ctx, stop := context.WithTimeout(t.Context(), 4*patience)
+	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	insist := func(request func(context.Context) error) {
 		t.Helper()
