@@ -87,9 +87,9 @@ func TestDeletionsRemoved(t *testing.T) {
 	tell(d.ids[580:], ffstream.StateActive) // some again
 	d.settled(p)
 	tell(d.ids[:300], ffstream.StateActive)
+	purged := time.Now() // or later
 	tell(d.ids, ffstream.StatePurged)
 	d.some(rand.New(rand.NewPCG(1, 1)), 300)
-	purged := time.Now()
 	d.settled(p)
 	d.await(p, "removal", removed)
 	if after := time.Since(purged); after < d.keep {
