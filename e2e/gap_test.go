@@ -60,9 +60,11 @@ func (w *world) must(err error) {
 	}
 }
 
-// advance moves the slot to the end of the log.
+// advance moves the slot of a service that was stopped to the end of the log.
 func advance(w *world) {
+	w.t.Helper()
 	w.exec("CREATE TABLE skipped ()")
+	awaitInactive(w.t, w.db.Pool, w.slot)
 	w.exec("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", w.slot)
 }
 
