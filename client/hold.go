@@ -171,9 +171,9 @@ func (ss *session) release(ctx context.Context) {
 
 // look asks for the consumer. One that was deleted and made anew is another: it knows
 // nothing of what this one has in hand. A server of a cluster that has begun and does
-// not know the consumer's state yet shows it without any. One without a name stands on one server, and
-// when the stream answers and it does not, no time is lost waiting for that server:
-// the run goes on with another.
+// not know the consumer's state yet shows it without any. One without a name stands on
+// one server, and when the stream answers and it does not, no time is lost waiting for
+// that server: the run goes on with another.
 func (ss *session) look(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	info, err := ss.con.Info(ctx)
 	switch {

@@ -143,6 +143,22 @@ func process(t testing.TB, url string) jetstream.JetStream {
 	return js
 }
 
+// relayed is a process whose connection the test can let vanish: it notices by itself.
+func relayed(t testing.TB) (*testenv.Relay, jetstream.JetStream) {
+	t.Helper()
+	relay := testenv.NewRelay(t, testenv.NATSURL(t))
+	nc, err := nats.Connect(relay.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.PingInterval(500*time.Millisecond), nats.MaxPingsOutstanding(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return relay, js
+}
+
 func (f *feed) config(change func(*client.Config)) client.Config {
 	cfg := client.Config{Stream: f.stream, Prefix: f.stream, From: client.All(), RetryMin: time.Millisecond, RetryMax: 4 * time.Millisecond}
 	if change != nil {

@@ -322,16 +322,7 @@ func TestPinOfAnother(t *testing.T) {
 func TestRemade(t *testing.T) {
 	t.Parallel()
 	f := newFeed(t, testenv.NATSURL(t))
-	relay := testenv.NewRelay(t, testenv.NATSURL(t))
-	nc, err := nats.Connect(relay.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.PingInterval(500*time.Millisecond), nats.MaxPingsOutstanding(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	relay, js := relayed(t)
 	s, err := client.New(js, f.config(func(c *client.Config) { c.Durable = "d" }))
 	if err != nil {
 		t.Fatal(err)

@@ -197,16 +197,7 @@ func TestVanished(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFeed(t, testenv.NATSURL(t))
-			relay := testenv.NewRelay(t, testenv.NATSURL(t))
-			nc, err := nats.Connect(relay.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.PingInterval(500*time.Millisecond), nats.MaxPingsOutstanding(1))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(nc.Close)
-			js, err := jetstream.New(nc)
-			if err != nil {
-				t.Fatal(err)
-			}
+			relay, js := relayed(t)
 			s, err := client.New(js, f.config(func(c *client.Config) {
 				c.AckWait = time.Second
 				if kind != nil {
