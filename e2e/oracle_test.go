@@ -104,7 +104,7 @@ func (o *oracle) read() {
 		}
 		switch {
 		case strings.HasPrefix(text, "BEGIN "):
-			tx = &transaction{xid: xid, touched: map[string]*touched{}, deleted: map[string]string{}, attempts: map[string]map[string]bool{}}
+			tx = &transaction{xid: xid, touched: map[string]*touched{}, deleted: map[string]string{}, attempts: map[string]map[string]bool{}, states: map[string]any{}}
 		case strings.HasPrefix(text, "COMMIT "):
 			o.settle(tx)
 			txs = append(txs, tx)
@@ -128,6 +128,8 @@ type transaction struct {
 	touched  map[string]*touched
 	deleted  map[string]string          // by UUID, the execution that is gone
 	attempts map[string]map[string]bool // those that it wrote and that are left
+	written  []string                   // executions by the first touch of an attempt
+	states   map[string]any             // before it, of executions that it touched; nil: none
 	events   []map[string]any           // data, in order
 	index    []int
 	subjects []string
@@ -135,11 +137,23 @@ type transaction struct {
 
 type touched struct {
 	before  row  // nil: new
+	from    any  // the state before; nil: none
 	gone    bool // at the end
-	changed bool // an identity column changed, or the row came or went
+	changed bool // a state column changed, or the row came or went
 }
 
-var identity = []string{"partition_key", "execution_id", "lifecycle_phase", "ownership_state", "eligibility_state", "public_state", "attempt_state", "lane_id"}
+var stateColumns = []string{"lifecycle_phase", "ownership_state", "eligibility_state", "public_state", "attempt_state"}
+
+// keep remembers the state of an execution that the transaction touches first.
+func (o *oracle) keep(tx *transaction, id string) {
+	if _, kept := tx.states[id]; kept {
+		return
+	}
+	tx.states[id] = nil
+	if r := o.cores[id]; r != nil && corrupt(r) == "" {
+		tx.states[id], _ = effective(r, o.attempts[id])
+	}
+}
 
 // change takes in one line of test_decoding.
 func (o *oracle) change(tx *transaction, text string) {
@@ -208,6 +222,7 @@ func (o *oracle) core(tx *transaction, op string, old, now row) {
 		o.w.t.Fatalf("oracle: %s became %s by an update of one leaf", key(old), id)
 	}
 	previous := o.cores[id]
+	o.keep(tx, id)
 	// A partition key that is updated moves the row to another leaf: a deletion
 	// and an insertion, of one execution.
 	if moved := tx.deleted[now["execution_id"]]; op == "INSERT" && previous == nil && moved != "" {
@@ -218,7 +233,7 @@ func (o *oracle) core(tx *transaction, op string, old, now row) {
 	}
 	t := tx.touched[id]
 	if t == nil {
-		t = &touched{before: previous}
+		t = &touched{before: previous, from: tx.states[id]}
 		tx.touched[id] = t
 		tx.order = append(tx.order, id)
 	}
@@ -236,7 +251,7 @@ func (o *oracle) core(tx *transaction, op string, old, now row) {
 		}
 	}
 	t.changed = t.changed || op == "INSERT"
-	for _, column := range identity {
+	for _, column := range stateColumns {
 		t.changed = t.changed || now[column] != previous[column]
 	}
 	o.cores[id] = now
@@ -244,8 +259,10 @@ func (o *oracle) core(tx *transaction, op string, old, now row) {
 
 func (o *oracle) attempt(tx *transaction, op string, now row) {
 	id, index := key(now), now["attempt_index"]
+	o.keep(tx, id)
 	if tx.attempts[id] == nil {
 		tx.attempts[id] = map[string]bool{}
+		tx.written = append(tx.written, id)
 	}
 	if o.attempts[id] == nil {
 		o.attempts[id] = map[string]row{}
@@ -259,25 +276,37 @@ func (o *oracle) attempt(tx *transaction, op string, now row) {
 	o.attempts[id][index] = now
 }
 
-// settle evaluates a transaction at its commit.
+// settle evaluates a transaction at its commit: first the executions whose
+// ff_exec_core row it touched, then those of which it wrote attempts alone.
 func (o *oracle) settle(tx *transaction) {
 	o.w.t.Helper()
-	for ordinal, id := range tx.order {
+	index := 0
+	add := func(data map[string]any, subject string) {
+		if data != nil {
+			tx.events, tx.index, tx.subjects = append(tx.events, data), append(tx.index, index), append(tx.subjects, subject)
+		}
+		index++
+	}
+	for _, id := range tx.order {
 		t := tx.touched[id]
-		if t.gone && t.before == nil || !t.changed {
+		switch {
+		case t.gone && t.before == nil:
+			index++
+		case t.gone:
+			add(o.purged(t))
+		default:
+			add(o.transition(tx, id, t))
+		}
+	}
+	for _, id := range tx.written {
+		if tx.touched[id] != nil {
 			continue
 		}
-		evaluate := o.transition
-		if t.gone {
-			evaluate = o.purged
+		if r := o.cores[id]; r == nil {
+			index++
+		} else {
+			add(o.transition(tx, id, &touched{before: r, from: tx.states[id]}))
 		}
-		data, subject := evaluate(tx, id, t)
-		if data == nil {
-			continue
-		}
-		tx.events = append(tx.events, data)
-		tx.index = append(tx.index, ordinal)
-		tx.subjects = append(tx.subjects, subject)
 	}
 }
 

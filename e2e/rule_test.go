@@ -143,32 +143,18 @@ func below(r row, attempts map[string]row) row {
 	return best
 }
 
-// known gives the state that an old tuple tells by itself, or nil.
-func known(r row) any {
-	if r == nil || corrupt(r) != "" {
-		return nil
-	}
-	if phaseOf[r["lifecycle_phase"]] != "terminal" {
-		return whileLive(r)
-	}
-	if s := early(r); s != "" {
-		return s
-	}
-	if s := labelOf[r["public_state"]]; outcomeOfState[s] != "" {
-		return s
-	}
-	return nil
-}
-
 // transition gives an event's data and its subject behind the prefix, or nil.
 func (o *oracle) transition(tx *transaction, id string, t *touched) (map[string]any, string) {
 	r := o.cores[id]
 	if column := corrupt(r); column != "" {
+		if !t.changed {
+			return nil, ""
+		}
 		return map[string]any{
 			"execution_id": id, "partition": number(r["partition_key"]), "lane_id": r["lane_id"], "column": column, "literal": r[column],
 		}, "corrupt." + r["partition_key"]
 	}
-	from := known(t.before)
+	from := t.from
 	to, missing := effective(r, o.attempts[id])
 	if from == to {
 		return nil, ""
@@ -225,9 +211,8 @@ func (o *oracle) shown(tx *transaction, id string, r row) any {
 }
 
 // purged gives the data of a row that is gone.
-func (o *oracle) purged(_ *transaction, id string, t *touched) (map[string]any, string) {
-	r := t.before
-	from := known(r)
+func (o *oracle) purged(t *touched) (map[string]any, string) {
+	r, from, id := t.before, t.from, key(t.before)
 	vector := map[string]any{
 		"lifecycle_phase": phaseOf[r["lifecycle_phase"]], "ownership_state": ownerOf[r["ownership_state"]],
 		"eligibility_state": eligibleOf[r["eligibility_state"]], "blocking_reason": nil, "terminal_outcome": nil,

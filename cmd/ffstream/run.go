@@ -58,6 +58,7 @@ type runCmd struct {
 	Heartbeat       time.Duration `help:"How often a logical message is written into the log, to measure the delay of the stream; 0 never." env:"FFSTREAM_HEARTBEAT" default:"10s"`
 	Backfill        string        `help:"initial: when the slot is created, the state of every execution that exists comes into the stream; never: only what is ordered with ffstream backfill." env:"FFSTREAM_BACKFILL" default:"initial" enum:"initial,never"`
 	BackfillRate    int           `help:"Most executions that a backfill reads in a second; 0 for any number." env:"FFSTREAM_BACKFILL_RATE" default:"2000"`
+	RecentStates    int           `help:"Most executions whose latest state is kept in memory, 200 bytes each, for the field from of events whose WAL does not contain it; 0 for none." env:"FFSTREAM_RECENT_STATES" default:"40000"`
 	StateBucket     string        `help:"Name of a JetStream key-value bucket that is kept with the current state of each execution; none without it." env:"FFSTREAM_STATE_BUCKET" placeholder:"BUCKET"`
 	HTTPAddr        string        `name:"http-addr" help:"Where /healthz, /readyz, /status and /metrics are served; off for nowhere." env:"FFSTREAM_HTTP_ADDR" default:"127.0.0.1:9464"`
 	HTTPPprof       bool          `name:"http-pprof" help:"Serve /debug/pprof/ too." env:"FFSTREAM_HTTP_PPROF"`
@@ -79,6 +80,9 @@ func (c *runCmd) check() (*pgconn.Config, error) {
 	}
 	if c.StateBucket != "" && (!streamName.MatchString(c.StateBucket) || c.StateBucket == publish.Bucket(c.Stream)) {
 		return nil, usagef("--state-bucket %q: want letters, digits, dashes and underscores, and not the bucket of the stream's note", c.StateBucket)
+	}
+	if c.RecentStates < 0 {
+		return nil, usagef("--recent-states %d: want 0 or more", c.RecentStates)
 	}
 	if c.BackfillRate < 0 {
 		return nil, usagef("--backfill-rate %d: want 0 or more", c.BackfillRate)
@@ -121,7 +125,7 @@ func (c *runCmd) Run(ctx context.Context, log *slog.Logger) error {
 	cfg, closeSource := c.shard(database, log)
 	defer closeSource()
 	cfg.Sink.Refusal = nc.refusal
-	cfg.ShutdownTimeout, cfg.Holdback = c.ShutdownTimeout, c.ConfirmHoldback
+	cfg.ShutdownTimeout, cfg.Holdback, cfg.RecentStates = c.ShutdownTimeout, c.ConfirmHoldback, c.RecentStates
 	monitor := newSource(database, c.Publication, c.ReplicaIdentity)
 	defer monitor.close()
 	cfg.Lineage = monitor.lineage // what waits for the look-ups' connection delays events

@@ -14,6 +14,7 @@ import (
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/internal/doctor"
 	"github.com/ffstream/ffstream/internal/normalize"
+	"github.com/ffstream/ffstream/internal/read"
 	"github.com/ffstream/ffstream/internal/shard"
 	"github.com/ffstream/ffstream/migrations"
 )
@@ -128,36 +129,67 @@ type lookup struct {
 // lookupTimeout bounds one look-up.
 const lookupTimeout = 5 * time.Second
 
-const lookupSQL = `SELECT raw_fields::text, blocking_reason, cancellation_reason, cancelled_by
+const (
+	lookupSQL = `SELECT raw_fields::text, blocking_reason, cancellation_reason, cancelled_by
 	FROM ff_exec_core WHERE partition_key = $1 AND execution_id = $2`
+	attemptSQL = `SELECT a.attempt_index IS NOT NULL, coalesce(a.attempt_index, 0), coalesce(a.outcome, ''), coalesce(a.xmin::text::bigint, 0)
+	FROM ff_exec_core c LEFT JOIN LATERAL (
+		SELECT attempt_index, outcome, xmin FROM ff_attempt
+		WHERE partition_key = $1 AND execution_id = $2 AND attempt_index <= $3 ORDER BY attempt_index DESC LIMIT 1
+	) AS a ON true WHERE c.partition_key = $1 AND c.execution_id = $2`
+)
+
+// use runs a query, and once more over a new connection when the first failed: it
+// is idle for long, so that a firewall may have dropped the old one in silence. It
+// returns false for no row.
+func (l lookup) use(query func(ctx context.Context, c *pgx.Conn) error) (bool, error) {
+	once := func() error {
+		ctx, cancel := context.WithTimeout(l.ctx, lookupTimeout)
+		defer cancel()
+		return l.source.use(ctx, func(c *pgx.Conn) error { return query(ctx, c) })
+	}
+	err := once()
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) && l.ctx.Err() == nil {
+		err = once()
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
 
 // Row reads the columns of one execution that may be TOASTed.
 func (l lookup) Row(partition int16, id uuid.UUID) (normalize.LookedUp, bool, error) {
-	var row normalize.LookedUp
 	var raw string
 	var blocking, reason, by *string
-	query := func() error {
-		// The connection is idle for long, so what stands between may have
-		// forgotten it without a word.
-		ctx, cancel := context.WithTimeout(l.ctx, lookupTimeout)
-		defer cancel()
-		return l.source.use(ctx, func(c *pgx.Conn) error {
-			return c.QueryRow(ctx, lookupSQL, partition, [16]byte(id)).Scan(&raw, &blocking, &reason, &by)
-		})
-	}
-	err := query()
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) && l.ctx.Err() == nil {
-		err = query() // over a new connection, if that was the reason
-	}
-	if errors.Is(err, pgx.ErrNoRows) {
-		return row, false, nil
-	}
-	if err != nil {
-		return row, false, err
+	found, err := l.use(func(ctx context.Context, c *pgx.Conn) error {
+		return c.QueryRow(ctx, lookupSQL, partition, [16]byte(id)).Scan(&raw, &blocking, &reason, &by)
+	})
+	if !found {
+		return normalize.LookedUp{}, false, err
 	}
 	return normalize.LookedUp{
 		RawFields: []byte(raw), BlockingReason: nullable(blocking), CancellationReason: nullable(reason), CancelledBy: nullable(by),
 	}, true, nil
+}
+
+// Attempt reads the attempt with the greatest index up to pointer.
+func (l lookup) Attempt(partition int16, id uuid.UUID, pointer int32) (a normalize.LookedUpAttempt, found bool, err error) {
+	var xid int64
+	found, err = l.use(func(ctx context.Context, c *pgx.Conn) error {
+		return c.QueryRow(ctx, attemptSQL, partition, [16]byte(id), pointer).Scan(&a.Exists, &a.Index, &a.Outcome, &xid)
+	})
+	a.Xid = uint32(xid)
+	return a, found, err
+}
+
+// Execution reads a complete execution.
+func (l lookup) Execution(partition int16, id uuid.UUID) (e ffstream.Event, found bool, err error) {
+	_, err = l.use(func(ctx context.Context, c *pgx.Conn) error {
+		e, found, err = read.Execution(ctx, c, ffstream.NewExecutionID(uint16(partition), id))
+		return err
+	})
+	return e, found, err
 }
 
 func nullable(s *string) ffstream.Opt[string] {

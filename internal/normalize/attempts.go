@@ -31,6 +31,7 @@ func (n *Normalizer) attemptRow(rel *relation, m *pgoutput.Message) error {
 		return t.err
 	}
 	a.gone, a.present = false, 0
+	a.inserted = a.inserted || m.Kind == pgoutput.KindInsert
 	a.epoch = t.int64(attemptEpoch)
 	for _, field := range [...]struct {
 		column int
@@ -76,12 +77,8 @@ func (n *Normalizer) attemptOfKey(t *tuple) *attempt {
 // attempt returns the record of one ff_attempt row, made when it is not there.
 func (n *Normalizer) attempt(partition int16, id uuid.UUID, index int32) *attempt {
 	c, _ := n.tx.find(partition, id)
-	for i := c.attempts; i != 0; {
-		a := n.tx.attempts.at(i - 1)
-		if a.index == index {
-			return a
-		}
-		i = a.next
+	if a := n.shown(c, index); a != nil {
+		return a
 	}
 	a, at := n.tx.attempts.add()
 	a.index, a.next = index, c.attempts
@@ -106,16 +103,30 @@ func (n *Normalizer) currentAttempt(c *core) *attempt {
 // pointer is the index of the current attempt.
 func (c *core) pointer() int32 { return max(c.attemptIndex, 0) }
 
-// evidence gives the rule the current attempt's outcome.
-func (n *Normalizer) evidence(c *core, current *attempt) (at, below Outcome) {
-	switch {
-	case current == nil:
-	case current.index == c.pointer():
-		at = Outcome{Exists: true, Literal: n.texts.get(current.outcome)}
-	default:
-		below = Outcome{Exists: true, Literal: n.texts.get(current.outcome)}
+// shown returns the record of one of the execution's attempts, nil when the
+// transaction did not change it.
+func (n *Normalizer) shown(c *core, index int32) *attempt {
+	for i := c.attempts; i != 0; {
+		a := n.tx.attempts.at(i - 1)
+		if a.index == index {
+			return a
+		}
+		i = a.next
 	}
-	return at, below
+	return nil
+}
+
+// running reports whether the transaction did nothing to the execution's attempts
+// but what a worker does that renews its lease.
+func (n *Normalizer) running(c *core) bool {
+	for i := c.attempts; i != 0; {
+		a := n.tx.attempts.at(i - 1)
+		if a.gone || a.inserted || a.outcome != 0 || a.present&hasTerminal != 0 {
+			return false
+		}
+		i = a.next
+	}
+	return true
 }
 
 func (n *Normalizer) attemptOf(a *attempt) ffstream.Attempt {

@@ -7,83 +7,315 @@ import (
 	"github.com/ffstream/ffstream"
 )
 
-// event fills e with what became of one entry of the order, and reports whether
-// that is an event.
-func (n *Normalizer) event(e *ffstream.Event, ordinal, i uint32) (bool, error) {
+// envelope fills in what every event of the transaction has.
+func (n *Normalizer) envelope(e *ffstream.Event, ordinal uint32) {
 	tags := e.Tags[:0]
 	*e = ffstream.Event{
+		Type:   ffstream.TypeTransitioned,
 		ID:     ffstream.EventID{System: n.cfg.SystemID, Position: ffstream.Position{Commit: ffstream.LSN(n.begin.FinalLSN), Index: ordinal}},
 		Source: n.cfg.Source,
 		Time:   time.UnixMicro(n.begin.CommitTime).UTC(),
 		Tags:   tags,
 		Tx:     ffstream.Tx{Xid: n.begin.Xid},
 	}
+}
+
+// event fills e with what became of one entry of the order, and reports whether
+// that is an event.
+func (n *Normalizer) event(e *ffstream.Event, ordinal, i uint32) (bool, error) {
+	n.envelope(e, ordinal)
 	if i == truncated {
 		e.Type = ffstream.TypeTruncated
+		n.clearRecent()
 		return true, nil
 	}
 	c := n.tx.cores.at(i)
-	e.Type = ffstream.TypeTransitioned
 	e.ExecutionID, e.LaneID = c.executionID(), n.texts.get(c.lane)
-	e.From = n.texts.vector(c.old).before
+	image := n.texts.vector(c.image)
 	switch {
 	case c.has(flagGone) && c.has(flagNew):
 		n.stats.Transient++
 		return false, nil
 	case c.has(flagGone):
-		n.purge(e, c)
-		return true, nil
-	case !c.has(flagCandidate):
+		return true, n.purge(e, c)
+	case !c.has(flagCandidate) && (image.state != "" || !image.valid): // no other column can change the state
 		n.stats.NoCandidate++
+		n.recordAttempts(c)
 		return false, nil
 	}
 	return n.transition(e, c)
 }
 
+// previous is what is known of an execution before the transaction.
+type previous struct {
+	state    ffstream.PublicState // empty: there was no row, or it is not known
+	known    bool
+	logged   bool // by the WAL alone
+	evidence evidence
+}
+
+// decides reports whether the WAL alone decides if there is an event, for a row
+// whose state columns decide on a state, or on none.
+func (p *previous) decides(state ffstream.PublicState) bool {
+	live := p.state != stateCorrupt && !p.state.Terminal()
+	return p.logged && (live || state != "") || state != "" && !state.Terminal()
+}
+
+// from is what an event contains of it: a corrupt row has no state.
+func (p *previous) from() ffstream.PublicState {
+	if p.state == stateCorrupt {
+		return ""
+	}
+	return p.state
+}
+
+// logged is what the WAL contains of the state before the transaction.
+func (n *Normalizer) logged(c *core) (state ffstream.PublicState, known bool) {
+	v := n.texts.vector(c.old)
+	switch {
+	case c.has(flagNew):
+		return "", true
+	case c.old == 0 && !n.cfg.Identity:
+		return "", false
+	case c.old == 0: // none of the state columns changed
+		v = n.texts.vector(c.image)
+	}
+	if !v.valid {
+		return stateCorrupt, true
+	}
+	return v.state, v.state != ""
+}
+
+// previous returns what the WAL and the memory of recent states contain of an
+// execution before the transaction. Without a replica identity the memory is not
+// asked for the state: every update is published then.
+func (n *Normalizer) previous(c *core, stored, evidence bool) (previous, error) {
+	var p previous
+	p.state, p.known = n.logged(c)
+	p.logged = p.known
+	ask := !p.known && n.cfg.Identity
+	x, found := n.recent.get(keyOf(c.executionID()))
+	if !found && !stored && !c.has(flagNew) && (ask || evidence) {
+		var err error
+		if x, found, err = n.recent.recall(keyOf(c.executionID())); err != nil {
+			return p, err
+		}
+	}
+	switch {
+	case found:
+		p.evidence = x.evidence
+	case c.has(flagNew) && n.texts.vector(c.image).state != "":
+		p.evidence = noAttempts
+	default:
+		p.evidence = unknownEvidence
+	}
+	switch {
+	case !ask || stored:
+	case x.state != "":
+		n.stats.Recalled++
+		p.state, p.known = x.state, true
+	default:
+		n.stats.Unrecalled++
+	}
+	return p, nil
+}
+
+// transition evaluates an execution whose state may have changed.
 func (n *Normalizer) transition(e *ffstream.Event, c *core) (bool, error) {
 	image := n.texts.vector(c.image)
-	if c.has(flagRawUnsent | flagsTextUnsent) {
-		if image.final && image.before == e.From { // nothing that was not sent can change it
-			n.stats.SameState++
+	stored, undecided := n.stored(e.ID.Position), image.valid && image.state == ""
+	was, err := n.previous(c, stored, undecided && n.shown(c, c.pointer()) == nil)
+	if err != nil {
+		return false, err
+	}
+	if image.valid && !was.decides(image.state) {
+		n.stats.Uncertain++
+	}
+	after := recent{state: image.state, evidence: n.with(was.evidence, c, c.pointer())}
+	var at, below Outcome
+	if undecided {
+		if stored && !after.evidence.complete() { // the stream contains what it became
+			n.recent.drop(keyOf(e.ExecutionID))
 			return false, nil
+		}
+		if at, below, err = n.consult(c, &after.evidence); err != nil {
+			return false, err
+		}
+		after.state = outcomes[at.Literal]
+	}
+	if c.has(flagRawUnsent | flagsTextUnsent) {
+		switch {
+		case after.state != "" && was.known && after.state == was.state: // nothing that was not sent can change it
+			return n.same(e, after), nil
+		case stored && after.state == "":
+			n.recent.drop(keyOf(e.ExecutionID))
+			return false, nil
+		case stored:
+			return n.same(e, after), nil
 		}
 		if err := n.lookUp(c); err != nil {
 			return false, err
 		}
 	}
 	row := n.row(c)
-	current := n.currentAttempt(c)
-	at, below := n.evidence(c, current)
 	v, err := Evaluate(&row, at, below)
 	if err != nil {
-		return n.corrupt(e, err)
+		return n.corrupt(e, c, &was, after, err)
 	}
-	e.To = v.Vector.PublicState
-	if e.From == e.To {
-		n.stats.SameState++
-		return false, nil
+	after.state = v.Vector.PublicState
+	if was.known && was.state == after.state {
+		return n.same(e, after), nil
 	}
+	n.recent.set(keyOf(e.ExecutionID), after)
+	e.From, e.To = was.from(), after.state
+	e.Candidate = n.candidate(c, &was, e.To)
 	e.StateVector, e.StoredPublicState, e.Consistent, e.EvidenceMissing = v.Vector, v.Stored, v.Consistent, v.EvidenceMissing
-	e.Candidate = c.has(flagUnidentified) && c.old == 0 && !c.has(flagNew)
-	if !v.Consistent {
-		n.stats.Inconsistent++
-	}
-	if v.EvidenceMissing {
-		n.stats.NoEvidence++
-	}
+	n.count(e)
 	n.describe(e, c)
-	if current != nil {
+	if current := n.currentAttempt(c); current != nil {
 		e.Attempt = ffstream.Some(n.attemptOf(current))
 	}
 	return true, nil
 }
 
-// corrupt makes e say that the row cannot be understood.
-func (n *Normalizer) corrupt(e *ffstream.Event, err error) (bool, error) {
+// same stores what is known after a transaction that did not change the state.
+func (n *Normalizer) same(e *ffstream.Event, after recent) bool {
+	n.stats.SameState++
+	n.recent.set(keyOf(e.ExecutionID), after)
+	return false
+}
+
+// candidate reports whether the state may be the same as before. It is not when
+// one of the two is terminal and the other is not.
+func (n *Normalizer) candidate(c *core, was *previous, to ffstream.PublicState) bool {
+	if c.old == 0 && c.has(flagUnidentified) {
+		return !c.has(flagNew)
+	}
+	return !was.known && to.Terminal()
+}
+
+// count counts what is peculiar about an event.
+func (n *Normalizer) count(e *ffstream.Event) {
+	if !e.Consistent {
+		n.stats.Inconsistent++
+	}
+	if e.EvidenceMissing {
+		n.stats.NoEvidence++
+	}
+}
+
+// clearRecent empties the memory of recent states, and what the stream held
+// before does not count any more, unless the transaction is older.
+func (n *Normalizer) clearRecent() {
+	if n.recent == nil {
+		return
+	}
+	n.recent.clear()
+	if ffstream.LSN(n.begin.FinalLSN) >= n.cfg.Skip.Commit {
+		n.recent.load = nil
+	}
+}
+
+// recordAttempts stores what the transaction shows of the attempts of an
+// execution whose state does not hang on them.
+func (n *Normalizer) recordAttempts(c *core) {
+	key := keyOf(c.executionID())
+	if x, found := n.recent.get(key); found && (c.attempts != 0 || x.evidence.pointer != c.pointer()) {
+		x.evidence = n.with(x.evidence, c, c.pointer())
+		n.recent.set(key, x)
+	}
+}
+
+// attemptEvent evaluates an execution of which the transaction shows attempts
+// alone. A live one has the same state whatever its attempts are; any other is
+// looked up, unless what the rule consults is known to be the same.
+func (n *Normalizer) attemptEvent(e *ffstream.Event, ordinal, i uint32) (bool, error) {
+	n.envelope(e, ordinal)
+	c := n.tx.cores.at(i)
+	key := keyOf(c.executionID())
+	stored := n.stored(e.ID.Position)
+	x, found := n.recent.get(key)
+	if !found {
+		if stored || n.running(c) {
+			return false, nil
+		}
+		var err error
+		if x, found, err = n.recent.recall(key); err != nil {
+			return false, err
+		}
+	}
+	if !found {
+		x.evidence = unknownEvidence
+	}
+	was := previous{state: x.state, known: x.state != "", evidence: x.evidence}
+	after := recent{state: x.state, evidence: n.with(x.evidence, c, x.evidence.pointer)}
+	live := was.known && was.state != stateCorrupt && !was.state.Terminal()
+	if !live {
+		n.stats.Uncertain++
+	}
+	switch {
+	case live || was.known && after.evidence.same(&was.evidence):
+		n.recent.set(key, after)
+		return false, nil
+	case stored: // the stream contains what it became
+		n.recent.drop(key)
+		return false, nil
+	}
+	return n.attemptTransition(e, c, &was, after)
+}
+
+// attemptTransition looks an execution up and fills e with what became of it.
+func (n *Normalizer) attemptTransition(e *ffstream.Event, c *core, was *previous, after recent) (bool, error) {
+	row, found, err := n.lookUpExecution(c)
+	if err != nil {
+		return false, err
+	}
+	if !found { // it is gone by now, which a later transaction contains, or it does not exist yet
+		if key := keyOf(c.executionID()); !n.recent.moved(key) {
+			n.recent.set(key, after)
+		}
+		return false, nil
+	}
+	e.ExecutionID, e.LaneID = c.executionID(), row.LaneID
+	if row.Type == ffstream.TypeCorrupt {
+		return n.corrupt(e, c, was, after, &ffstream.CorruptionError{Column: row.Corrupt.Column, Literal: row.Corrupt.Literal})
+	}
+	if !row.To.Terminal() { // attempts do not decide, or a later transaction changed the row
+		if was.known {
+			n.recent.set(keyOf(e.ExecutionID), after)
+		}
+		return false, nil
+	}
+	after = recentOf(&row)
+	after.evidence.old = false
+	if was.known && was.state == after.state {
+		return n.same(e, after), nil
+	}
+	n.recent.set(keyOf(e.ExecutionID), after)
+	id, source, at, tx := e.ID, e.Source, e.Time, e.Tx
+	*e = row
+	e.Type, e.ID, e.Source, e.Time, e.Tx = ffstream.TypeTransitioned, id, source, at, tx
+	e.From, e.Candidate, e.Attempt = was.from(), !was.known, ffstream.Opt[ffstream.Attempt]{}
+	n.count(e)
+	c.attemptIndex = int32(row.CurrentAttemptIndex)
+	if current := n.currentAttempt(c); current != nil {
+		e.Attempt = ffstream.Some(n.attemptOf(current))
+	}
+	return true, nil
+}
+
+// corrupt fills e with the literal that no table has. An update that changes no
+// state column of a row that was corrupt before makes no event.
+func (n *Normalizer) corrupt(e *ffstream.Event, c *core, was *previous, after recent, err error) (bool, error) {
 	var bad *ffstream.CorruptionError
 	if !errors.As(err, &bad) {
 		return false, err
 	}
+	after.state = stateCorrupt
+	if was.state == stateCorrupt && !c.has(flagCandidate) {
+		return n.same(e, after), nil
+	}
+	n.recent.set(keyOf(e.ExecutionID), after)
 	e.Type, e.From = ffstream.TypeCorrupt, ""
 	e.Corrupt = ffstream.Corruption{Column: bad.Column, Literal: bad.Literal}
 	n.stats.Corrupt[bad.Column]++
@@ -110,10 +342,16 @@ func optional(v int64, ok bool) ffstream.Opt[int64] {
 	return ffstream.Some(v)
 }
 
-// purge describes a row that is gone as far as the first old tuple tells.
-func (n *Normalizer) purge(e *ffstream.Event, c *core) {
+// purge describes a row that is gone as far as the first old tuple and the memory
+// of recent states contain it.
+func (n *Normalizer) purge(e *ffstream.Event, c *core) error {
+	was, err := n.previous(c, n.stored(e.ID.Position), false)
+	if err != nil {
+		return err
+	}
+	n.recent.set(keyOf(e.ExecutionID), recent{evidence: n.with(was.evidence, c, was.evidence.pointer)})
 	old := &n.texts.vector(c.old).row
-	e.To = ffstream.StatePurged
+	e.From, e.To = was.from(), ffstream.StatePurged
 	e.StateVector = ffstream.StateVector{
 		LifecyclePhase:   phases[old.LifecyclePhase],
 		OwnershipState:   ownerships[old.OwnershipState],
@@ -126,6 +364,7 @@ func (n *Normalizer) purge(e *ffstream.Event, c *core) {
 	}
 	e.StoredPublicState = labels[old.PublicState]
 	e.Consistent = e.From == "" || e.From == e.StoredPublicState
+	return nil
 }
 
 // row returns the literals of an execution's latest image.

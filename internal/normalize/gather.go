@@ -67,6 +67,7 @@ type attempt struct {
 	worker, instance, outcome       ref
 	present                         uint8 // of lease, started, terminal
 	gone                            bool
+	inserted                        bool // by this transaction
 }
 
 const (
@@ -154,6 +155,8 @@ type gathered struct {
 	attempts slab[attempt]
 	order    []uint32 // touched executions, in the order of their first touch
 	tags     blob     // raw_fields.tags as they are written
+	// attemptsTruncated: ff_attempt was truncated, so of no execution the attempts are known.
+	attemptsTruncated bool
 	// table finds records by open addressing: 1 + index into cores. The hash is
 	// of the UUID alone, so a record that gets another partition key stays where
 	// it is. Invariant: at least half of it is free.
@@ -180,13 +183,13 @@ func (g *gathered) reset() {
 	if cap(g.order) > keptTable {
 		g.order = nil
 	}
-	g.order = g.order[:0]
+	g.order, g.attemptsTruncated = g.order[:0], false
 	g.cores.reset()
 	g.attempts.reset()
 	g.tags.reset()
 }
 
-func (g *gathered) empty() bool { return g.cores.n == 0 && len(g.order) == 0 }
+func (g *gathered) empty() bool { return g.cores.n == 0 && len(g.order) == 0 && !g.attemptsTruncated }
 
 func (g *gathered) home(id *uuid.UUID) uint64 {
 	return maphash.Bytes(g.seed, id[:]) & uint64(len(g.table)-1)

@@ -150,10 +150,11 @@ func pairs(words []string) row {
 	return r
 }
 
-// session begins a new one: identity=none, version=A, skip=<commit>/<index>.
+// session begins a new one: identity=none, version=A, skip=<commit>/<index>,
+// recent=<executions>, -1 for a session without a memory of recent states.
 func (s *source) session(words []string) error {
 	cfg := Config{SystemID: 1, Source: "/ffstream/t", Identity: true}
-	s.newest = true
+	s.newest, s.recent = true, 0
 	for k, v := range pairs(words) {
 		switch k {
 		case "identity":
@@ -162,6 +163,8 @@ func (s *source) session(words []string) error {
 			s.newest = v != "A"
 		case "cache":
 			cfg.CacheSize, _ = strconv.Atoi(v)
+		case "recent":
+			s.recent, _ = strconv.Atoi(v)
 		case "skip":
 			p, err := ffstream.ParsePosition(v)
 			if err != nil {
@@ -266,6 +269,7 @@ func (s *source) attemptLine(verb, name string, set row) error {
 		}
 	}
 	assign(is, set)
+	is["xmin"] = strconv.Itoa(int(s.begin.Xid))
 	s.attempts[name] = is
 	switch {
 	case verb == "insert" || was == nil && verb == "upsert":
@@ -284,6 +288,9 @@ func (s *source) attemptLine(verb, name string, set row) error {
 
 // print writes what an event says beyond its envelope.
 func (s *source) print(e *ffstream.Event) error {
+	kept := *e
+	kept.Tags = nil
+	s.stream = append(s.stream, kept)
 	w := &s.out
 	fmt.Fprintf(w, "%s.%d ", e.ID.Position.Commit, e.ID.Position.Index)
 	defer func() {

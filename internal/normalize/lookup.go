@@ -4,15 +4,8 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/google/uuid"
-
 	"github.com/ffstream/ffstream"
 )
-
-type cacheKey struct {
-	partition int16
-	id        uuid.UUID
-}
 
 // facts is what an event needs of raw_fields, read out of it.
 type facts struct {
@@ -21,23 +14,23 @@ type facts struct {
 	timedOut                bool
 }
 
-var errNoLookup = errors.New("a column came as unchanged TOAST, and there is no lookup")
+var errNoLookup = errors.New("the WAL does not contain what an event needs, and there is no look-up")
 
 // lookUp brings the columns that the WAL did not carry. What it brings is as of
 // now, which may be later than the transaction.
 func (n *Normalizer) lookUp(c *core) error {
-	key := cacheKey{c.partition, c.id}
+	key := executionKey{c.partition, c.id}
 	// The reasons are not cached: any later change may rewrite them unseen.
 	if f, cached := n.cache[key]; cached && !c.has(flagsTextUnsent) {
 		n.stats.CacheHits++
 		n.setFacts(c, &f)
 		return nil
 	}
-	n.stats.Lookups++
-	if n.cfg.Lookup == nil {
-		return fmt.Errorf("look up execution %s: %w", c.executionID(), errNoLookup)
+	lookup, err := n.lookup(c)
+	if err != nil {
+		return err
 	}
-	row, found, err := n.cfg.Lookup.Row(c.partition, c.id)
+	row, found, err := lookup.Row(c.partition, c.id)
 	if err != nil {
 		return fmt.Errorf("look up execution %s: %w", c.executionID(), err)
 	}
@@ -69,8 +62,43 @@ func (n *Normalizer) lookUp(c *core) error {
 	return nil
 }
 
+// lookup returns the look-up that is about to be used for an execution.
+func (n *Normalizer) lookup(c *core) (Lookup, error) {
+	if n.cfg.Lookup == nil {
+		return nil, fmt.Errorf("look up execution %s: %w", c.executionID(), errNoLookup)
+	}
+	n.stats.Lookups++
+	return n.cfg.Lookup, nil
+}
+
+// lookUpAttempt reads the attempt with the greatest index up to the row's pointer.
+func (n *Normalizer) lookUpAttempt(c *core, pointer int32) (LookedUpAttempt, bool, error) {
+	lookup, err := n.lookup(c)
+	if err != nil {
+		return LookedUpAttempt{}, false, err
+	}
+	a, found, err := lookup.Attempt(c.partition, c.id, pointer)
+	if err != nil {
+		return a, false, fmt.Errorf("look up attempt of execution %s: %w", c.executionID(), err)
+	}
+	return a, found, nil
+}
+
+// lookUpExecution reads an execution of which the transaction shows attempts alone.
+func (n *Normalizer) lookUpExecution(c *core) (ffstream.Event, bool, error) {
+	lookup, err := n.lookup(c)
+	if err != nil {
+		return ffstream.Event{}, false, err
+	}
+	e, found, err := lookup.Execution(c.partition, c.id)
+	if err != nil {
+		return e, false, fmt.Errorf("look up execution %s: %w", c.executionID(), err)
+	}
+	return e, found, nil
+}
+
 // remember caches facts; the cache forgets any other entry when it is full.
-func (n *Normalizer) remember(key cacheKey, f facts) {
+func (n *Normalizer) remember(key executionKey, f facts) {
 	if n.cfg.CacheSize < 1 {
 		return
 	}
@@ -86,7 +114,7 @@ func (n *Normalizer) remember(key cacheKey, f facts) {
 // forget drops what is cached of a row that the WAL tells anew.
 func (n *Normalizer) forget(c *core) {
 	if len(n.cache) > 0 {
-		delete(n.cache, cacheKey{c.partition, c.id})
+		delete(n.cache, executionKey{c.partition, c.id})
 	}
 }
 

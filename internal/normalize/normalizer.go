@@ -22,9 +22,12 @@ type Config struct {
 	// Skip is the position behind which events are yielded; those at or before
 	// it are stored already.
 	Skip ffstream.Position
-	// Lookup reads rows whose columns came as unchanged TOAST. Where it is nil
-	// such a row ends the session.
+	// Lookup reads what the WAL does not contain. Where it is nil a row that
+	// needs it ends the session.
 	Lookup Lookup
+	// Recent holds the latest states of recent executions. Nil: none are held.
+	// The Normalizer owns it.
+	Recent *Recent
 	// CacheSize bounds the rows of Lookup that are kept. 0 means 10 000, below 0
 	// none.
 	CacheSize int
@@ -32,10 +35,26 @@ type Config struct {
 
 const defaultCacheSize = 10_000
 
-// Lookup reads the columns of a row that the WAL did not carry. False means that
-// the row is gone. It may block; an error ends the session.
+// Lookup reads from the tables what the WAL does not contain. What it returns is
+// as of the call, which may be later than the transaction. False means that
+// there is no such execution. It may block; an error ends the session.
 type Lookup interface {
+	// Row reads the columns of ff_exec_core that may be TOASTed.
 	Row(partition int16, id uuid.UUID) (LookedUp, bool, error)
+	// Attempt reads the execution's ff_attempt row with the greatest index up to
+	// pointer.
+	Attempt(partition int16, id uuid.UUID, pointer int32) (LookedUpAttempt, bool, error)
+	// Execution reads a complete execution as an event of a backfill contains it,
+	// with the type TypeSnapshotted or TypeCorrupt.
+	Execution(partition int16, id uuid.UUID) (ffstream.Event, bool, error)
+}
+
+// LookedUpAttempt is what the rule needs of an ff_attempt row.
+type LookedUpAttempt struct {
+	Exists  bool
+	Index   int32
+	Outcome string // empty for NULL
+	Xid     uint32 // of the transaction that wrote it last
 }
 
 // LookedUp holds the columns of ff_exec_core that may be TOASTed.
@@ -51,13 +70,16 @@ type Stats struct {
 	AttemptRows  uint64 // changes of ff_attempt
 	Events       uint64 // yielded
 	Skipped      uint64 // events that are stored already
-	NoCandidate  uint64 // executions touched without an old tuple: the state did not change
-	SameState    uint64 // executions whose vector changed and whose state did not
+	NoCandidate  uint64 // executions touched without an old tuple, whose state hangs on the state columns alone
+	SameState    uint64 // executions whose state might have changed and did not
 	Transient    uint64 // executions that began and ended inside one transaction
 	Inconsistent uint64 // events whose row bears another label
 	NoEvidence   uint64 // events of clause T10
 	Lookups      uint64
 	CacheHits    uint64
+	Recalled     uint64            // previous states that the memory of recent states held
+	Unrecalled   uint64            // previous states that neither the WAL nor the memory held
+	Uncertain    uint64            // executions of which the WAL alone does not decide whether there is an event
 	Corrupt      map[string]uint64 // events of rows with an unknown literal, by column
 }
 
@@ -75,6 +97,9 @@ func (s Stats) Plus(o Stats) Stats {
 	s.NoEvidence += o.NoEvidence
 	s.Lookups += o.Lookups
 	s.CacheHits += o.CacheHits
+	s.Recalled += o.Recalled
+	s.Unrecalled += o.Unrecalled
+	s.Uncertain += o.Uncertain
 	corrupt := make(map[string]uint64, len(s.Corrupt))
 	maps.Copy(corrupt, s.Corrupt)
 	for column, n := range o.Corrupt {
@@ -94,7 +119,8 @@ type Normalizer struct {
 	texts     texts
 	begin     pgoutput.Begin
 	open      bool // between Begin and Commit
-	cache     map[cacheKey]facts
+	cache     map[executionKey]facts
+	recent    *Recent
 	stats     Stats
 	events    [2]ffstream.Event // one is held back until it is known whether it is the last
 	scratch   []byte            // for a JSON string without its escapes
@@ -106,7 +132,7 @@ func New(cfg Config) *Normalizer {
 	if cfg.CacheSize == 0 {
 		cfg.CacheSize = defaultCacheSize
 	}
-	n := &Normalizer{cfg: cfg, relations: make(map[uint32]*relation), cache: make(map[cacheKey]facts)}
+	n := &Normalizer{cfg: cfg, relations: make(map[uint32]*relation), cache: make(map[executionKey]facts), recent: cfg.Recent}
 	n.tx.init()
 	n.stats.Corrupt = make(map[string]uint64)
 	n.texts.reset()
@@ -180,6 +206,7 @@ func (n *Normalizer) Truncate(t *pgoutput.Truncate) error {
 		case rel.table == coreTable:
 			n.truncateCore()
 		default:
+			n.tx.attemptsTruncated = true
 			for i := range uint32(n.tx.attempts.n) {
 				n.tx.attempts.at(i).gone = true
 			}
@@ -221,39 +248,101 @@ func (n *Normalizer) Commit(c *pgoutput.Commit, yield func(e *ffstream.Event) er
 		return nil
 	}
 	defer n.end()
-	var held *ffstream.Event
-	next := 0
+	out := output{n: n, yield: yield}
 	for ordinal, i := range n.tx.order {
-		e := &n.events[next]
-		made, err := n.event(e, uint32(ordinal), i)
-		if err != nil {
-			return fmt.Errorf("evaluate transaction %d: %w", n.begin.Xid, err)
-		}
-		if !made {
-			continue
-		}
-		if err := n.yield(held, yield); err != nil {
+		if err := out.evaluate(n.event, uint32(ordinal), i); err != nil {
 			return err
 		}
-		held, next = e, 1-next
 	}
-	if held == nil {
-		return nil
+	if err := n.commitAttempts(&out); err != nil {
+		return err
 	}
-	held.Tx.Last = true
-	return n.yield(held, yield)
+	return out.end()
 }
 
-func (n *Normalizer) yield(e *ffstream.Event, yield func(e *ffstream.Event) error) error {
-	if e == nil {
+// commitAttempts evaluates the executions of which the transaction shows attempts
+// alone. Their ordinals follow those of the executions whose row it touched.
+func (n *Normalizer) commitAttempts(out *output) error {
+	if n.tx.attempts.n == 0 && !n.tx.attemptsTruncated {
 		return nil
 	}
-	if e.ID.Position.Compare(n.cfg.Skip) <= 0 {
-		n.stats.Skipped++
+	ordinal := uint32(len(n.tx.order))
+	for i := range uint32(n.tx.cores.n) {
+		if c := n.tx.cores.at(i); c.attempts == 0 || c.has(flagTouched|flagDetached) {
+			continue
+		}
+		if err := out.evaluate(n.attemptEvent, ordinal, i); err != nil {
+			return err
+		}
+		ordinal++
+	}
+	if n.tx.attemptsTruncated {
+		n.clearRecent()
+	}
+	return nil
+}
+
+// output passes a transaction's events on. It holds one back until it is known
+// whether it is the last.
+type output struct {
+	n     *Normalizer
+	yield func(e *ffstream.Event) error
+	held  *ffstream.Event
+	next  int // of n.events
+}
+
+// evaluate passes on what makes an event of one execution, if there is one.
+func (o *output) evaluate(event func(e *ffstream.Event, ordinal, i uint32) (bool, error), ordinal, i uint32) error {
+	e := &o.n.events[o.next]
+	made, err := event(e, ordinal, i)
+	if err != nil {
+		return fmt.Errorf("evaluate transaction %d: %w", o.n.begin.Xid, err)
+	}
+	if !made {
 		return nil
 	}
-	n.stats.Events++
-	return yield(e)
+	if err := o.pass(); err != nil {
+		return err
+	}
+	o.held, o.next = e, 1-o.next
+	return nil
+}
+
+// pass yields the event that is held back.
+func (o *output) pass() error {
+	if o.held == nil {
+		return nil
+	}
+	if o.n.stored(o.held.ID.Position) {
+		o.n.stats.Skipped++
+		return nil
+	}
+	o.n.stats.Events++
+	return o.yield(o.held)
+}
+
+// end yields the transaction's last event.
+func (o *output) end() error {
+	if o.held == nil {
+		return nil
+	}
+	o.held.Tx.Last = true
+	return o.pass()
+}
+
+// stored reports whether an event at p is in the stream already.
+func (n *Normalizer) stored(p ffstream.Position) bool { return p.Compare(n.cfg.Skip) <= 0 }
+
+// Uncertain is that of Stats.
+func (n *Normalizer) Uncertain() uint64 { return n.stats.Uncertain }
+
+// Record takes in an event that was published between transactions: a snapshot.
+// What the WAL contained of the execution's attempts is newer than it.
+func (n *Normalizer) Record(e *ffstream.Event) {
+	if x, found := n.recent.get(keyOf(e.ExecutionID)); found && x.state == e.To {
+		return
+	}
+	n.recent.record(e)
 }
 
 // end forgets the transaction.

@@ -103,7 +103,9 @@ func (n *Normalizer) coreRow(rel *relation, m *pgoutput.Message) error {
 	var c *core
 	var at uint32
 	if m.Kind == pgoutput.KindInsert {
-		c, at = n.insertTarget(partition, id)
+		if c, at, err = n.insertTarget(partition, id); err != nil {
+			return err
+		}
 	} else if c, at, err = n.updateTarget(&old, partition, id); err != nil {
 		return err
 	}
@@ -130,22 +132,42 @@ func (n *Normalizer) updateTarget(old *tuple, partition int16, id uuid.UUID) (*c
 		}
 	}
 	c, at := n.tx.find(from, id)
-	n.tx.rekey(c, partition)
-	return c, at, nil
+	return c, at, n.rekey(c, partition)
 }
 
 // insertTarget finds the record of an inserted execution. One that the
 // transaction deleted under another partition key is the same execution, which
 // an UPDATE of that key moved to another leaf.
-func (n *Normalizer) insertTarget(partition int16, id uuid.UUID) (*core, uint32) {
+func (n *Normalizer) insertTarget(partition int16, id uuid.UUID) (*core, uint32, error) {
 	if c, at := n.tx.get(partition, id); c != nil && c.has(flagTouched) {
-		return c, at
+		return c, at, nil
 	}
 	if c, at := n.tx.departed(id); c != nil {
-		n.tx.rekey(c, partition)
-		return c, at
+		return c, at, n.rekey(c, partition)
 	}
-	return n.tx.find(partition, id)
+	c, at := n.tx.find(partition, id)
+	return c, at, nil
+}
+
+// rekey moves an execution to another partition key, with what is known of it but
+// for its attempts, which may be left where they were.
+func (n *Normalizer) rekey(c *core, partition int16) error {
+	if c.partition == partition {
+		return nil
+	}
+	key := executionKey{c.partition, c.id}
+	x, found := n.recent.get(key)
+	if !found && ffstream.LSN(n.begin.FinalLSN) > n.cfg.Skip.Commit {
+		var err error
+		if x, found, err = n.recent.recall(key); err != nil {
+			return err
+		}
+	}
+	n.tx.rekey(c, partition)
+	if found {
+		n.recent.set(executionKey{partition, c.id}, recent{state: x.state, evidence: unknownEvidence})
+	}
+	return nil
 }
 
 // before notes what an update or a deletion tells of the state before the

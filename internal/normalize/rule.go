@@ -179,16 +179,6 @@ func early(r *Row) (ffstream.PublicState, string) {
 	return "", ""
 }
 
-// settled reports whether the state of a row with known literals hangs on its
-// five state columns alone.
-func settled(r *Row) bool {
-	if phases[r.LifecyclePhase] != ffstream.PhaseTerminal {
-		return true
-	}
-	state, _ := early(r)
-	return state != ""
-}
-
 func decisive(o Outcome) (ffstream.PublicState, error) {
 	state, ok := outcomes[o.Literal]
 	if !ok {
@@ -197,28 +187,23 @@ func decisive(o Outcome) (ffstream.PublicState, error) {
 	return state, nil
 }
 
-// Before gives the effective state that an old tuple stands for. It has the five
-// state columns alone (the others are not looked at), so a terminal one is known only where T1, T2, T3, T5 or
-// T8 decide by themselves. False means that the tuple cannot tell; that a
-// literal is unknown is one way.
-func Before(r *Row) (ffstream.PublicState, bool) {
+// Before returns the effective state of a row by its five state columns alone;
+// the others are not consulted. A live row has one, and a terminal row that T1,
+// T2 or T3 decides. T5 and T8 do not decide alone: T4a precedes them. known is
+// false where the columns do not decide, valid where each holds a known literal.
+func Before(r *Row) (state ffstream.PublicState, known, valid bool) {
 	row := Row{
 		LifecyclePhase: r.LifecyclePhase, OwnershipState: r.OwnershipState, EligibilityState: r.EligibilityState,
 		PublicState: r.PublicState, AttemptState: r.AttemptState,
 	}
 	v, err := normalised(&row)
 	if err != nil {
-		return "", false
+		return "", false, false
 	}
 	if v.Vector.LifecyclePhase != ffstream.PhaseTerminal {
-		state, _ := live(r, &v.Vector)
-		return state, true
+		state, _ = live(r, &v.Vector)
+	} else {
+		state, _ = early(r)
 	}
-	if state, _ := early(r); state != "" {
-		return state, true
-	}
-	if v.Stored.Terminal() {
-		return v.Stored, true
-	}
-	return "", false
+	return state, state != "", true
 }

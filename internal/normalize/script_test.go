@@ -1,7 +1,9 @@
 package normalize
 
 import (
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -53,13 +55,16 @@ type source struct {
 	n        *Normalizer
 	cfg      Config
 	newest   bool // the engine's newest version, else v0.11
+	recent   int  // size of the memory of recent states; 0: 1000, below 0: there is none
 	binary   bool // values in binary form
 	core     map[string]row
 	attempts map[string]row
 	begin    pgoutput.Begin
 	msg      pgoutput.Message
+	sent     []pgoutput.Message // all row changes
 	out      strings.Builder
-	lookups  map[string]row // what the table says when it is asked
+	lookups  map[string]row   // what Row reads
+	stream   []ffstream.Event // all that was yielded
 }
 
 func newSource(cfg Config, newest, binary bool) (*source, error) {
@@ -70,6 +75,15 @@ func newSource(cfg Config, newest, binary bool) (*source, error) {
 // reset begins a session; the tables stay.
 func (s *source) reset(cfg Config) error {
 	cfg.Lookup = s
+	past := slices.Clone(s.stream)
+	if s.recent >= 0 {
+		cfg.Recent = NewRecent(cmp.Or(s.recent, 1000), func(record func(*ffstream.Event)) error {
+			for i := range past {
+				record(&past[i])
+			}
+			return nil
+		})
+	}
 	s.cfg, s.n = cfg, New(cfg)
 	for _, r := range []*pgoutput.Relation{s.relation(coreOID, coreTable), s.relation(coreOID+1, coreTable+"_p0"), s.relation(attemptOID, attemptTable), s.relation(attemptOID+1, attemptTable+"_p0")} {
 		if err := s.n.Relation(r); err != nil {
@@ -137,6 +151,92 @@ func (s *source) Row(partition int16, id uuid.UUID) (LookedUp, bool, error) {
 		return ffstream.Opt[string]{V: v, OK: ok && v != "NULL"}
 	}
 	return LookedUp{RawFields: []byte(raw(r)), BlockingReason: opt("blocking"), CancellationReason: opt("reason"), CancelledBy: opt("by")}, true, nil
+}
+
+// Attempt answers a lookup from the table of attempts.
+func (s *source) Attempt(partition int16, id uuid.UUID, pointer int32) (LookedUpAttempt, bool, error) {
+	fmt.Fprintf(&s.out, "looked up attempt %d of %d/%s\n", pointer, partition, short(id))
+	a, index, exists := s.below(partition, id, pointer)
+	found := slices.ContainsFunc(slices.Collect(maps.Values(s.core)), func(r row) bool { return r["id"] == id.String() && r["pk"] == strconv.Itoa(int(partition)) })
+	xid, _ := strconv.Atoi(a["xmin"])
+	return LookedUpAttempt{Exists: exists, Index: index, Outcome: notNull(a["outcome"]).V, Xid: uint32(xid)}, found, nil
+}
+
+// below returns the row of the attempt with the greatest index up to pointer.
+func (s *source) below(partition int16, id uuid.UUID, pointer int32) (best row, at int32, found bool) {
+	for _, a := range s.attempts {
+		index, err := strconv.Atoi(a["idx"])
+		if err != nil {
+			panic(err)
+		}
+		if a["id"] == id.String() && a["pk"] == strconv.Itoa(int(partition)) && int32(index) <= pointer && (!found || int32(index) > at) {
+			best, at, found = a, int32(index), true
+		}
+	}
+	return best, at, found
+}
+
+// Execution answers a lookup from the tables.
+func (s *source) Execution(partition int16, id uuid.UUID) (ffstream.Event, bool, error) {
+	fmt.Fprintf(&s.out, "looked up execution %d/%s\n", partition, short(id))
+	for _, r := range s.core {
+		if r["id"] == id.String() && r["pk"] == strconv.Itoa(int(partition)) {
+			return s.snapshot(r)
+		}
+	}
+	return ffstream.Event{}, false, nil
+}
+
+// snapshot is a row as a backfill publishes it.
+func (s *source) snapshot(r row) (ffstream.Event, bool, error) {
+	u := uuid.MustParse(r["id"])
+	partition, pointer := s.number(r["pk"]), max(s.number(r["idx"]), 0)
+	e := ffstream.Event{Type: ffstream.TypeSnapshotted, ExecutionID: ffstream.NewExecutionID(uint16(partition), u), LaneID: r["lane"]}
+	v, a, index, found, err := s.evaluate(r)
+	var corrupt *ffstream.CorruptionError
+	if errors.As(err, &corrupt) {
+		e.Type, e.Corrupt = ffstream.TypeCorrupt, ffstream.Corruption{Column: corrupt.Column, Literal: corrupt.Literal}
+		return e, true, nil
+	}
+	e.To, e.StateVector, e.StoredPublicState, e.Consistent, e.EvidenceMissing = v.Vector.PublicState, v.Vector, v.Stored, v.Consistent, v.EvidenceMissing
+	e.Namespace, e.ExecutionKind, e.CurrentAttemptIndex = r["ns"], r["kind"], uint32(pointer)
+	e.CreatedAtMs = ffstream.Some(s.number(r["created"]))
+	e.CancellationReason, e.CancelledBy = notNull(r["reason"]), notNull(r["by"])
+	if found {
+		e.Attempt = ffstream.Some(ffstream.Attempt{Index: uint32(index), Outcome: notNull(a["outcome"])})
+	}
+	return e, true, err
+}
+
+// evaluate applies the rule to the images of the tables.
+func (s *source) evaluate(r row) (v Verdict, a row, index int32, found bool, err error) {
+	pointer := int32(max(s.number(r["idx"]), 0))
+	a, index, found = s.below(int16(s.number(r["pk"])), uuid.MustParse(r["id"]), pointer)
+	var at, below Outcome
+	if o := (Outcome{Exists: found, Literal: notNull(a["outcome"]).V}); index == pointer {
+		at = o
+	} else {
+		below = o
+	}
+	rule := Row{
+		LifecyclePhase: r["lp"], OwnershipState: r["os"], EligibilityState: r["es"], PublicState: r["ps"], AttemptState: r["as"],
+		BlockingReason: notNull(r["blocking"]).V, CancellationReason: notNull(r["reason"]), CancelledBy: notNull(r["by"]), LastFailureMessage: r["msg"],
+	}
+	v, err = Evaluate(&rule, at, below)
+	return v, a, index, found, err
+}
+
+func (s *source) number(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// notNull is a column that may be NULL, which is not there or says so.
+func notNull(v string) ffstream.Opt[string] {
+	return ffstream.Opt[string]{V: strings.TrimPrefix(v, "NULL"), OK: v != "" && v != "NULL"}
 }
 
 // id is the UUID of an execution that a script calls by a number.
@@ -245,5 +345,6 @@ func (s *source) change(kind pgoutput.Kind, table string, was, is, old row) erro
 	if kind != pgoutput.KindDelete {
 		s.msg.New = s.tuple(table, is, nil)
 	}
+	s.sent = append(s.sent, s.msg)
 	return s.n.Row(&s.msg)
 }

@@ -61,11 +61,11 @@ func (t *texts) addOpt(v ffstream.Opt[string]) ref {
 // vectorRef names a combination of state literals; 0 is none.
 type vectorRef uint32
 
-// vector is the literals of the five state columns and what they say alone.
+// vector is the literals of the five state columns and what they decide alone.
 type vector struct {
-	row    Row                  // with these five columns
-	before ffstream.PublicState // Before; empty where it cannot tell
-	final  bool                 // no attempt and no text can change it
+	row   Row                  // with these five columns
+	state ffstream.PublicState // Before; empty where they do not decide
+	valid bool                 // each literal is a known one
 }
 
 // addVector stores the five state literals: phase, ownership, eligibility,
@@ -85,8 +85,7 @@ func (t *texts) addVector(literals *[5][]byte) vectorRef {
 	for i, l := range literals {
 		*columns[i] = string(l)
 	}
-	v.before, _ = Before(&v.row)
-	v.final = v.before != "" && settled(&v.row)
+	v.state, _, v.valid = Before(&v.row)
 	r := vectorRef(len(t.vectorList))
 	t.vectors[string(t.key)], t.vectorList, t.bytes = r, append(t.vectorList, v), t.bytes+2*len(t.key)
 	return r

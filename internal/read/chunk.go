@@ -87,6 +87,19 @@ func Listed(ctx context.Context, q Querier, partition int16, ids []uuid.UUID, wa
 	return p.events, nil
 }
 
+// Execution reads one execution as a chunk contains it, as of the call. It
+// returns false for one that does not exist.
+func Execution(ctx context.Context, q Querier, id ffstream.ExecutionID) (ffstream.Event, bool, error) {
+	p, err := readPage(ctx, q, listedSQL, []any{id.PartitionKey(), []string{id.UUID().String()}})
+	if err != nil {
+		return ffstream.Event{}, false, explain("read execution", id, err)
+	}
+	if len(p.events) == 0 {
+		return ffstream.Event{}, false, nil
+	}
+	return p.events[0], true, nil
+}
+
 // page is what one statement read.
 type page struct {
 	events []ffstream.Event

@@ -133,6 +133,7 @@ func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher,
 	if s.cfg.Lookup != nil {
 		cfg.Lookup = s.cfg.Lookup(ctx)
 	}
+	cfg.Recent = normalize.NewRecent(s.cfg.RecentStates, s.recentStates(ctx, e))
 	ss.norm = normalize.New(cfg)
 	s.board.count(func(b *Status) {
 		b.SystemID, b.Server, b.Sessions = source.System().ID, source.System().Version, b.Sessions+1
@@ -141,6 +142,20 @@ func (s *Shard) newSession(ctx context.Context, e *ends, pub *publish.Publisher,
 		b.Sequence, b.Acked, b.Atomic = pub.Sequence(), pub.Acked(), e.stream.Atomic
 	})
 	return ss
+}
+
+// recentStates returns what reads the stream's last messages for the memory of
+// recent states, as many as it may hold; nil when the stream has none.
+func (s *Shard) recentStates(ctx context.Context, e *ends) func(record func(e *ffstream.Event)) error {
+	tail, size := e.sight.tail, uint64(max(0, s.cfg.RecentStates))
+	if !tail.Stored {
+		return nil
+	}
+	all := []string{s.cfg.Sink.Prefix + ".>"}
+	from := max(tail.State.First, tail.Sequence-min(size, tail.Sequence)+1)
+	return func(record func(e *ffstream.Event)) error {
+		return e.stream.Read(ctx, all, from, tail.Sequence, func(event *ffstream.Event, _ uint64) { record(event) })
+	}
 }
 
 // reportInterval is how often the board is updated while batches keep coming,
@@ -340,7 +355,7 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	if err := ss.meet(ffstream.LSN(c.CommitLSN)); err != nil {
 		return err
 	}
-	told := false
+	told, uncertain := false, ss.norm.Uncertain()
 	err := ss.norm.Commit(c, func(e *ffstream.Event) error {
 		ss.position = e.ID.Position
 		ss.window.see(e)
@@ -354,6 +369,9 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	})
 	if err != nil {
 		return err
+	}
+	if ss.extra > 0 && ss.norm.Uncertain() != uncertain {
+		return ss.uncounted(ffstream.LSN(c.CommitLSN), "whether a transaction made one of the last is not known without the memory of recent states")
 	}
 	if told {
 		ss.told = ss.pub.Sequence()

@@ -34,9 +34,12 @@ type Config struct {
 	// Lineage names the editions of the publication that followed each other
 	// without a break, the present one last. Nil: an edit is not noticed.
 	Lineage func(ctx context.Context) ([]string, error)
-	// Lookup reads rows whose columns came as unchanged TOAST. The context is
-	// the session's.
+	// Lookup reads rows for what the WAL does not contain. The context is the
+	// session's.
 	Lookup func(ctx context.Context) normalize.Lookup
+	// RecentStates is the most executions whose latest state is held in memory, see
+	// normalize.Recent. Default 0: none.
+	RecentStates int
 	// Probe looks at the slot for the status, every ProbeInterval (default 10 s)
 	// while Run lives, from a goroutine of its own. Nil: nothing is known of it.
 	Probe         func(ctx context.Context) (SlotHealth, error)

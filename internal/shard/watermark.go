@@ -168,6 +168,7 @@ func (ss *session) publishChunk(ctx context.Context, c *chunk, end ffstream.LSN)
 		e.ID = ffstream.EventID{System: ss.source.System().ID, Position: ffstream.WatermarkPosition(end, index)}
 		e.Source, e.Time = "/ffstream/"+ss.shard.cfg.Source.Slot, c.at
 		index++
+		ss.norm.Record(e)
 		return ss.pub.Add(ctx, e)
 	}
 	for i := range c.events {
@@ -204,9 +205,14 @@ func (ss *session) strange(m *pgoutput.LogicalMessage) error {
 	if ss.extra == 0 || string(m.Prefix) != WatermarkPrefix(ss.shard.cfg.Source.Slot) || !strings.HasPrefix(string(m.Content), highWatermark) {
 		return nil
 	}
-	n := &ss.journal.note
-	g := &sighting{note: n}
-	g.slot.Confirmed = ffstream.LSN(m.LSN)
-	l := &loss{reason: ffstream.GapStreamForgot, what: "the stream's messages have aged out while the service was down, a backfill published some of the last, and nothing tells how many", restore: "restore the stream"}
+	return ss.uncounted(ffstream.LSN(m.LSN), "a backfill published some of the last")
+}
+
+// uncounted is the loss of a session that cannot count the events which have aged
+// out of the stream.
+func (ss *session) uncounted(at ffstream.LSN, why string) error {
+	g := &sighting{note: &ss.journal.note}
+	g.slot.Confirmed = at
+	l := &loss{reason: ffstream.GapStreamForgot, what: "the stream's messages have aged out while the service was down, and how many there were is not known: " + why, restore: "restore the stream"}
 	return g.err(l, ss.shard.cfg.Sink.Stream, ss.shard.cfg.Source.Slot)
 }
