@@ -15,6 +15,8 @@ type Step struct {
 	Note string
 	undo string // removes what an attempt that failed leaves; empty when that is nothing
 	edit string // the publication that the statement makes or changes, see Lineage; empty: none
+
+	indexes int // how many indexes the statement adds, negative for one that it drops
 }
 
 // Plan returns the statements that prepare the source, in order: the publication
@@ -128,13 +130,13 @@ func planLeaf(l *leaf) []Step {
 	var steps []Step
 	name := pgx.Identifier{indexName(l.name)}.Sanitize()
 	if l.own != nil && !l.own.valid {
-		steps = append(steps, Step{SQL: "DROP INDEX CONCURRENTLY " + l.quotedIndex(), Note: "an interrupted build left it invalid"})
+		steps = append(steps, Step{SQL: "DROP INDEX CONCURRENTLY " + l.quotedIndex(), Note: "an interrupted build left it invalid", indexes: -1})
 	}
 	if l.own == nil || !l.own.valid {
 		steps = append(steps, Step{
 			SQL:  "CREATE UNIQUE INDEX CONCURRENTLY " + name + " ON " + l.quoted() + " (" + strings.Join(identityColumns, ", ") + ")",
 			Note: "key, state and lane of " + l.name,
-			undo: "DROP INDEX CONCURRENTLY IF EXISTS " + l.quotedIndex(),
+			undo: "DROP INDEX CONCURRENTLY IF EXISTS " + l.quotedIndex(), indexes: 1,
 		})
 	}
 	return append(steps, Step{SQL: "ALTER TABLE " + l.quoted() + " REPLICA IDENTITY USING INDEX " + name, Note: "log the old state when it changes"})
@@ -154,7 +156,7 @@ func PlanDown(ctx context.Context, q Querier, cfg Config) ([]Step, error) {
 			steps = append(steps, Step{SQL: "ALTER TABLE " + l.quoted() + " REPLICA IDENTITY DEFAULT", Note: "log the key alone"})
 		}
 		if l.own.ours() {
-			steps = append(steps, Step{SQL: "DROP INDEX CONCURRENTLY " + l.quotedIndex(), Note: "the identity of " + l.name})
+			steps = append(steps, Step{SQL: "DROP INDEX CONCURRENTLY " + l.quotedIndex(), Note: "the identity of " + l.name, indexes: -1})
 		}
 	}
 	if s.publication != nil && len(s.publication.others) == 0 {

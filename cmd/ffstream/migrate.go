@@ -63,6 +63,32 @@ func (c *migrateCmd) engine(ctx context.Context, term terminal) error {
 	return err
 }
 
+// locks prints what new indexes cost in locks, as comments where SQL is printed, and
+// a warning where the lock table is small. It does not refuse: a small table serves
+// a server with few connections, and what the engine does is not for migrate to decide.
+func (c *migrateCmd) locks(ctx context.Context, conn *pgx.Conn, steps []migrations.Step, term terminal) error {
+	cost, err := migrations.ReadLockCost(ctx, conn, steps)
+	if err != nil || cost.After <= cost.Before {
+		return err
+	}
+	table, err := migrations.ReadLockTable(ctx, conn)
+	if err != nil {
+		return err
+	}
+	comment := ""
+	if c.DryRun {
+		comment = "-- "
+	}
+	_, err = fmt.Fprintf(term.out, "%[1]sa statement over all partitions of ff_exec_core holds %[2]d locks now and %[3]d with the new indexes (+%[4]d%%)\n%[1]s%[5]s\n",
+		comment, cost.Before, cost.After, (100*(cost.After-cost.Before)+cost.Before/2)/cost.Before, table)
+	if err != nil || !table.Small() {
+		return err
+	}
+	_, err = fmt.Fprintf(term.err, "warning: max_locks_per_transaction is %d, below %d: under load such statements may fail with \"out of shared memory\": run: %s; then restart Postgres\n",
+		table.PerTransaction, migrations.MinLocksPerTransaction, migrations.LockRemedy())
+	return err
+}
+
 func (c *migrateCmd) apply(ctx context.Context, conn *pgx.Conn, cfg migrations.Config, term terminal) error {
 	plan := migrations.Plan
 	if c.Down {
@@ -70,6 +96,9 @@ func (c *migrateCmd) apply(ctx context.Context, conn *pgx.Conn, cfg migrations.C
 	}
 	steps, err := plan(ctx, conn, cfg)
 	if err != nil {
+		return err
+	}
+	if err := c.locks(ctx, conn, steps, term); err != nil {
 		return err
 	}
 	if c.DryRun {

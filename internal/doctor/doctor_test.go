@@ -92,6 +92,11 @@ func TestRemedies(t *testing.T) {
 		}
 	})
 	cfg := Config{Config: migrations.Config{Publication: "ffstream", Identity: true}, Slot: "no_such_slot"}
+	exec("SET ROLE " + name) // which has no right yet
+	if f := find(t, Source(ctx, admin, cfg), "locks"); !strings.HasPrefix(f.Found, "max_locks_per_transaction is ") {
+		t.Errorf("the lock table, as a role without rights: %+v", f)
+	}
+	exec("RESET ROLE")
 	for _, id := range []string{"role-replication", "grants", "source"} {
 		check := func() Finding {
 			if id != "source" {
@@ -160,7 +165,7 @@ func TestServerRemedies(t *testing.T) {
 	}
 	for _, sql := range []string{
 		"ALTER SYSTEM SET wal_level = 'replica'", "ALTER SYSTEM SET max_replication_slots = 1", "ALTER SYSTEM SET max_wal_senders = 0",
-		"ALTER SYSTEM SET max_locks_per_transaction = 10", "ALTER SYSTEM SET wal_sender_timeout = '1s'", "ALTER SYSTEM SET max_slot_wal_keep_size = -1",
+		"ALTER SYSTEM SET max_locks_per_transaction = 255", "ALTER SYSTEM SET wal_sender_timeout = '1s'", "ALTER SYSTEM SET max_slot_wal_keep_size = -1",
 	} {
 		exec(sql)
 	}
