@@ -31,7 +31,7 @@ type line struct {
 }
 
 // languages of blocks, and whether their lines are commands.
-var languages = map[string]bool{"sh": true, "sql": true, "json": false, "go": false, "text": false, "yaml": false, "promql": false}
+var languages = map[string]bool{"sh": true, "sql": true, "json": false, "go": false, "text": false, "yaml": false, "promql": false, "mermaid": false}
 
 // blocks reads what a document shows in fences, and indented, which is a shell's.
 // Lines of SQL are joined to statements.
