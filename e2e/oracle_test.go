@@ -142,6 +142,7 @@ type touched struct {
 	changed bool // a state column changed, or the row came or went
 }
 
+// stateColumns describe the state.
 var stateColumns = []string{"lifecycle_phase", "ownership_state", "eligibility_state", "public_state", "attempt_state"}
 
 // keep remembers the state of an execution that the transaction touches first.

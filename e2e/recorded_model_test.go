@@ -205,10 +205,6 @@ func (m *recordedModel) callsOf(id string, at int64, c *recordedChange) (calls [
 	return calls
 }
 
-// stateColumns are those that describe the state. An operation changes one of them, or
-// no state.
-var stateColumns = []string{"lifecycle_phase", "ownership_state", "eligibility_state", "public_state", "attempt_state"}
-
 // unrequested is the state of a transaction that no call explains and no event records.
 func (m *recordedModel) unrequested(id string, c *recordedChange) (state, by string, err error) {
 	var columns []string
