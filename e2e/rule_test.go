@@ -113,6 +113,9 @@ func effective(r row, attempts map[string]row) (state string, missing bool) {
 			return s, false
 		}
 	}
+	if s := stateOfOutcome[ended(r, attempts)["outcome"]]; s != "" {
+		return s, false
+	}
 	_, cancelled := r["cancelled_by"]
 	if why := r["cancellation_reason"]; strings.HasPrefix(why, "suspension_timeout_") {
 		if why == "suspension_timeout_cancel" || r["public_state"] == "cancelled" && cancelled {
@@ -137,6 +140,19 @@ func below(r row, attempts map[string]row) row {
 	var best row
 	for index, a := range attempts {
 		if number(index) < number(r["attempt_index"]) && (best == nil || number(index) > number(best["attempt_index"])) {
+			best = a
+		}
+	}
+	return best
+}
+
+// ended returns the attempt with the greatest index under the row's that decides and
+// ended with the row, or nil.
+func ended(r row, attempts map[string]row) row {
+	var best row
+	for index, a := range attempts {
+		with := a["terminal_at_ms"] != "" && a["terminal_at_ms"] == r["terminal_at_ms"] && stateOfOutcome[a["outcome"]] != ""
+		if with && number(index) < number(r["attempt_index"]) && (best == nil || number(index) > number(best["attempt_index"])) {
 			best = a
 		}
 	}

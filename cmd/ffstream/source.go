@@ -132,11 +132,21 @@ const lookupTimeout = 5 * time.Second
 const (
 	lookupSQL = `SELECT raw_fields::text, blocking_reason, cancellation_reason, cancelled_by
 	FROM ff_exec_core WHERE partition_key = $1 AND execution_id = $2`
-	attemptSQL = `SELECT a.attempt_index IS NOT NULL, coalesce(a.attempt_index, 0), coalesce(a.outcome, ''), coalesce(a.xmin::text::bigint, 0)
-	FROM ff_exec_core c LEFT JOIN LATERAL (
+	// attemptSQL reads the attempt up to the pointer and the one that ended the
+	// execution.
+	attemptSQL = `SELECT a.attempt_index IS NOT NULL, coalesce(a.attempt_index, 0), coalesce(a.outcome, ''), coalesce(a.xmin::text::bigint, 0),
+		coalesce(e.outcome, ''), coalesce(e.attempt_index, 0)
+	FROM ff_exec_core c
+	LEFT JOIN LATERAL (
 		SELECT attempt_index, outcome, xmin FROM ff_attempt
 		WHERE partition_key = $1 AND execution_id = $2 AND attempt_index <= $3 ORDER BY attempt_index DESC LIMIT 1
-	) AS a ON true WHERE c.partition_key = $1 AND c.execution_id = $2`
+	) AS a ON true
+	LEFT JOIN LATERAL (
+		SELECT attempt_index, outcome FROM ff_attempt
+		WHERE partition_key = $1 AND execution_id = $2 AND attempt_index < $3 AND terminal_at_ms = c.terminal_at_ms
+		AND outcome IN ('success', 'failed', 'failure', 'cancelled', 'expired', 'skipped') ORDER BY attempt_index DESC LIMIT 1
+	) AS e ON true
+	WHERE c.partition_key = $1 AND c.execution_id = $2`
 )
 
 // use runs a query, and once more over a new connection when the first failed: it
@@ -177,7 +187,7 @@ func (l lookup) Row(partition int16, id uuid.UUID) (normalize.LookedUp, bool, er
 func (l lookup) Attempt(partition int16, id uuid.UUID, pointer int32) (a normalize.LookedUpAttempt, found bool, err error) {
 	var xid int64
 	found, err = l.use(func(ctx context.Context, c *pgx.Conn) error {
-		return c.QueryRow(ctx, attemptSQL, partition, [16]byte(id), pointer).Scan(&a.Exists, &a.Index, &a.Outcome, &xid)
+		return c.QueryRow(ctx, attemptSQL, partition, [16]byte(id), pointer).Scan(&a.Exists, &a.Index, &a.Outcome, &xid, &a.Ended, &a.EndedIndex)
 	})
 	a.Xid = uint32(xid)
 	return a, found, err

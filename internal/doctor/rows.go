@@ -139,7 +139,7 @@ func (s *sample) read(ctx context.Context, tx pgx.Tx, partition uint16, share fl
 	_, err = pgx.ForEachRow(rows, to, func() error {
 		s.rows++
 		r.CancellationReason, r.CancelledBy = optional(reason), optional(by)
-		_, err := normalize.Evaluate(&r, at, normalize.Outcome{})
+		_, err := normalize.Evaluate(&r, normalize.Attempts{At: at})
 		var corrupt *ffstream.CorruptionError
 		if errors.As(err, &corrupt) {
 			if corrupt.ExecutionID = ffstream.NewExecutionID(partition, id); s.corrupt == 0 {

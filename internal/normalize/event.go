@@ -132,16 +132,16 @@ func (n *Normalizer) transition(e *ffstream.Event, c *core) (bool, error) {
 		n.stats.Uncertain++
 	}
 	after := recent{state: image.state, evidence: n.with(was.evidence, c, c.pointer())}
-	var at, below Outcome
+	var attempts Attempts
 	if undecided {
 		if stored && !after.evidence.complete() { // the stream contains what it became
 			n.recent.drop(keyOf(e.ExecutionID))
 			return false, nil
 		}
-		if at, below, err = n.consult(c, &after.evidence); err != nil {
+		if attempts, err = n.consult(c, &after.evidence); err != nil {
 			return false, err
 		}
-		after.state = outcomes[at.Literal]
+		after.state = outcomes[attempts.At.Literal]
 	}
 	if c.has(flagRawUnsent | flagsTextUnsent) {
 		switch {
@@ -158,7 +158,7 @@ func (n *Normalizer) transition(e *ffstream.Event, c *core) (bool, error) {
 		}
 	}
 	row := n.row(c)
-	v, err := Evaluate(&row, at, below)
+	v, err := Evaluate(&row, attempts)
 	if err != nil {
 		return n.corrupt(e, c, &was, after, err)
 	}

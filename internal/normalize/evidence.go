@@ -41,6 +41,9 @@ func classOf(literal string) class {
 // exists reports whether there is a row.
 func (c class) exists() bool { return c > classAbsent }
 
+// decisive reports whether there is a row whose outcome decides.
+func (c class) decisive() bool { return c > classUndecided }
+
 // outcome is what the rule needs of a row of a class that is known.
 func (c class) outcome() Outcome {
 	if !c.exists() {
@@ -50,13 +53,17 @@ func (c class) outcome() Outcome {
 }
 
 // evidence is what is known of an execution's attempts, as far as the rule may
-// consult them: the one at the row's pointer, and the one with the greatest
-// index below it.
+// consult them: the one at the row's pointer, the one with the greatest index
+// below it, and, of those below it with a decisive outcome, the one that ended
+// last or with the row.
 type evidence struct {
+	endedAt    int64 // terminal_at_ms of the one that ended
 	pointer    int32
 	belowIndex int32 // of the one below, where there is one
+	endedIndex int32 // of the one that ended, where there is one
 	at, below  class
-	above      bool // there may be attempts with an index above the pointer
+	ended      class // classUnknown, classAbsent or decisive
+	above      bool  // there may be attempts with an index above the pointer
 	// old: it is of an event that the stream held before the session, and attempts may
 	// have changed since without changing the state.
 	old bool
@@ -66,17 +73,36 @@ type evidence struct {
 // inserted.
 var (
 	unknownEvidence = evidence{above: true}
-	noAttempts      = evidence{at: classAbsent, below: classAbsent}
+	noAttempts      = evidence{at: classAbsent, below: classAbsent, ended: classAbsent}
 )
 
 // complete reports whether the rule can be applied.
 func (e *evidence) complete() bool {
-	return e.at.exists() || e.at == classAbsent && e.below != classUnknown
+	switch {
+	case e.at == classUnknown, e.at == classAbsent && e.below == classUnknown:
+		return false
+	case e.at.decisive(), e.at == classAbsent && e.below.decisive():
+		return true
+	}
+	return e.ended != classUnknown
 }
 
-// same reports whether the rule consults the same outcome by both.
+// same reports whether the rule consults the same outcomes by both, of a row that
+// is the same.
 func (e *evidence) same(o *evidence) bool {
-	return e.complete() && !o.old && e.at == o.at && (e.at.exists() || e.below == o.below)
+	if !e.complete() || o.old || e.at != o.at || e.at == classAbsent && e.below != o.below {
+		return false
+	}
+	return e.at.decisive() || e.ended == o.ended && e.endedIndex == o.endedIndex && e.endedAt == o.endedAt
+}
+
+// attempts is what the rule consults, by evidence that is complete.
+func (e *evidence) attempts(c *core) Attempts {
+	a := Attempts{At: e.at.outcome(), Below: e.below.outcome()}
+	if e.ended.decisive() && c.has(flagTerminal) && c.terminal == e.endedAt {
+		a.Ended = e.ended.outcome()
+	}
+	return a
 }
 
 // attempt returns what is known of one attempt.
@@ -114,10 +140,8 @@ func (n *Normalizer) with(e evidence, c *core, pointer int32) evidence {
 	}
 	for step := int32(1); step <= maxSteps; step++ {
 		index := pointer - step
-		if index < 0 { // below every index that the engine uses
-			if e.below == classAbsent {
-				after.below = classAbsent
-			}
+		if index < 0 { // no attempt has such an index
+			after.below = classAbsent
 			break
 		}
 		if below := n.attemptClass(c, &e, index); below != classAbsent {
@@ -125,7 +149,38 @@ func (n *Normalizer) with(e evidence, c *core, pointer int32) evidence {
 			break
 		}
 	}
+	n.endedAfter(&after, &e, c)
 	return after
+}
+
+// endedAfter completes the evidence after a transaction with what is known of the
+// attempt that ended.
+func (n *Normalizer) endedAfter(after, before *evidence, c *core) {
+	if after.pointer == 0 {
+		after.ended = classAbsent
+		return
+	}
+	after.ended, after.endedAt, after.endedIndex = before.ended, before.endedAt, before.endedIndex
+	if after.pointer > before.pointer && (before.above || before.at == classUnknown || before.at.decisive()) {
+		after.ended = classUnknown // one of those that are below now may have ended with the row
+	}
+	if before.ended.decisive() && (before.endedIndex >= after.pointer || n.shown(c, before.endedIndex) != nil) {
+		after.ended = classUnknown // until it is found again
+	}
+	for i := c.attempts; i != 0; i = n.tx.attempts.at(i - 1).next {
+		a := n.tx.attempts.at(i - 1)
+		is := classOf(n.texts.get(a.outcome))
+		if a.gone || a.index >= after.pointer || !is.decisive() || a.present&hasTerminal == 0 {
+			continue
+		}
+		with := c.has(flagTerminal) && a.terminal == c.terminal // the row ends with it
+		switch {
+		case !after.ended.decisive() && (with || after.ended == classAbsent), with && after.endedAt != c.terminal, a.terminal == after.endedAt && a.index > after.endedIndex:
+			after.ended, after.endedAt, after.endedIndex = is, a.terminal, a.index
+		case !c.has(flagTerminal) && after.ended.decisive(): // it is not known which of the two the row ends with
+			after.ended = classUnknown
+		}
+	}
 }
 
 // attemptClass is the class of an attempt after a transaction: what it shows,
@@ -147,6 +202,12 @@ func (n *Normalizer) attemptClass(c *core, e *evidence, index int32) class {
 func evidenceOf(e *ffstream.Event) evidence {
 	known := evidence{pointer: int32(e.CurrentAttemptIndex), above: true, old: true}
 	snapshot := e.Type == ffstream.TypeSnapshotted
+	if !snapshot || !e.Attempt.OK || e.CurrentAttemptIndex == 0 {
+		known.ended = classAbsent
+	}
+	if a := &e.Attempt.V; e.Attempt.OK && a.Index < e.CurrentAttemptIndex && a.TerminalAtMs.OK && classOf(a.Outcome.V).decisive() {
+		known.ended, known.endedAt, known.endedIndex = classOf(a.Outcome.V), a.TerminalAtMs.V, int32(a.Index)
+	}
 	switch a := &e.Attempt.V; {
 	case e.Attempt.OK && a.Index == e.CurrentAttemptIndex:
 		known.at = classOf(a.Outcome.V)
@@ -158,45 +219,54 @@ func evidenceOf(e *ffstream.Event) evidence {
 	return known
 }
 
-// consult returns the outcomes that the rule consults for a terminal row, and
-// completes the evidence: what neither the transaction nor the memory contains
-// is looked up.
-func (n *Normalizer) consult(c *core, e *evidence) (at, below Outcome, err error) {
-	if a := n.shown(c, e.pointer); a != nil && !a.gone {
-		return Outcome{Exists: true, Literal: n.texts.get(a.outcome)}, Outcome{}, nil
+// consult returns what the rule consults for a terminal row, and completes the
+// evidence: what neither the transaction nor the memory contains is looked up.
+func (n *Normalizer) consult(c *core, e *evidence) (Attempts, error) {
+	if a := n.shown(c, e.pointer); a != nil && !a.gone && !e.at.exists() { // its literal is in no table
+		return Attempts{At: Outcome{Exists: true, Literal: n.texts.get(a.outcome)}}, nil
 	}
 	if e.complete() && !e.old {
-		return e.at.outcome(), e.below.outcome(), nil
+		return e.attempts(c), nil
 	}
 	found, exists, err := n.lookUpAttempt(c, e.pointer)
 	if err != nil {
-		return at, below, err
+		return Attempts{}, err
 	}
 	if e.complete() && (!exists || found.Exists && n.later(found.Xid)) { // what it was at the commit is in the stream
 		e.old = false
-		return e.at.outcome(), e.below.outcome(), nil
+		return e.attempts(c), nil
 	}
-	looked := evidence{pointer: e.pointer, at: classAbsent, below: classAbsent, above: true}
+	looked := evidence{pointer: e.pointer, at: classAbsent, below: classAbsent, ended: classAbsent, above: true}
 	switch {
 	case found.Exists && found.Index == e.pointer:
 		looked.at, looked.below = classOf(found.Outcome), classUnknown
 	case found.Exists:
 		looked.below, looked.belowIndex = classOf(found.Outcome), found.Index
 	}
+	if is := classOf(found.Ended); is.decisive() {
+		looked.ended, looked.endedAt, looked.endedIndex = is, c.terminal, found.EndedIndex
+	}
 	*e = n.with(looked, c, e.pointer)
-	if e.at != classAbsent {
-		return Outcome{Exists: true, Literal: found.Outcome}, Outcome{}, nil
+	attempts := e.attempts(c)
+	switch {
+	case e.at == classUnknown:
+		attempts.At = Outcome{Exists: true, Literal: found.Outcome}
+	case e.at == classAbsent && e.below == classUnknown:
+		attempts.Below = n.unknownBelow(c, e, found)
 	}
-	if e.below != classUnknown {
-		return Outcome{}, e.below.outcome(), nil
+	return attempts, nil
+}
+
+// unknownBelow is the attempt below the pointer where its literal is in no table.
+// There is none when a later transaction inserted again what this one deleted.
+func (n *Normalizer) unknownBelow(c *core, e *evidence, found LookedUpAttempt) Outcome {
+	if a := n.shown(c, e.belowIndex); a != nil && !a.gone {
+		return Outcome{Exists: true, Literal: n.texts.get(a.outcome)}
 	}
-	if a := n.shown(c, e.belowIndex); a != nil { // its literal is in no table
-		return Outcome{}, Outcome{Exists: true, Literal: n.texts.get(a.outcome)}, nil
+	if !found.Exists || found.Index >= e.pointer {
+		return Outcome{}
 	}
-	if !found.Exists || found.Index >= e.pointer { // the table is later than the transaction, which deleted that row
-		return Outcome{}, Outcome{}, nil
-	}
-	return Outcome{}, Outcome{Exists: true, Literal: found.Outcome}, nil
+	return Outcome{Exists: true, Literal: found.Outcome}
 }
 
 // later reports whether a transaction began after the one that is evaluated.

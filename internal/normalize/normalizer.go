@@ -55,6 +55,10 @@ type LookedUpAttempt struct {
 	Index   int32
 	Outcome string // empty for NULL
 	Xid     uint32 // of the transaction that wrote it last
+	// Ended is the outcome of the attempt that ended the execution, see Attempts;
+	// empty where there is none.
+	Ended      string
+	EndedIndex int32
 }
 
 // LookedUp holds the columns of ff_exec_core that may be TOASTed.

@@ -195,7 +195,13 @@ func (h *history) columns(set row) {
 			set[c.name] = h.draw(c.values, c.name)
 		}
 	}
+	if set["lp"] == "terminal" || h.chance(20, "ends") {
+		set["terminal"] = h.now()
+	}
 }
+
+// now is the time that the transaction writes, to each row the same.
+func (h *history) now() string { return strconv.FormatUint(h.commit, 10) }
 
 // changeAttempt inserts, updates or deletes an attempt. One that ended keeps its
 // terminal_at_ms, as all of the engine's do that keep their index.
@@ -209,7 +215,7 @@ func (h *history) changeAttempt(name string) {
 	set := row{"epoch": "+1"}
 	if h.chance(80, "outcome") {
 		set["outcome"] = h.draw(outcomesTried, "outcome")
-		set["terminal"] = "1"
+		set["terminal"] = h.now()
 	}
 	h.do(h.attemptLine("upsert", name+"."+index, set))
 }

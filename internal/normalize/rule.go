@@ -21,6 +21,15 @@ type Outcome struct {
 	Literal string // empty for NULL
 }
 
+// Attempts are the attempts that the rule may consult.
+type Attempts struct {
+	At    Outcome // the one at the row's attempt_index
+	Below Outcome // the one with the greatest index under it; it counts when At does not exist
+	// Ended is the one with the greatest index under it that has a decisive outcome
+	// and the terminal_at_ms of the row: it ended the execution.
+	Ended Outcome
+}
+
 // Verdict is what a row means.
 type Verdict struct {
 	Vector          ffstream.StateVector // PublicState is the effective state
@@ -30,21 +39,20 @@ type Verdict struct {
 	Rule            string               // the clause that decided: "N1" to "T10"
 }
 
-// Evaluate gives the effective state of a row: the first clause that matches,
-// from N1 to T10. at is the attempt at the row's attempt_index; below is the one
-// with the greatest index under it, and counts only when at does not exist.
+// Evaluate returns the effective state of a row: the first clause that matches,
+// from N1 to T10.
 //
 // The error is a *ffstream.CorruptionError without an ExecutionID. Columns are
-// looked at in the engine's order, then, when the execution is terminal, the
-// outcome of the attempt that the rule consults.
-func Evaluate(r *Row, at, below Outcome) (Verdict, error) {
+// checked in the engine's order, then, when the execution is terminal, the
+// outcomes of the attempts that the rule consults.
+func Evaluate(r *Row, a Attempts) (Verdict, error) {
 	v, err := normalised(r)
 	if err != nil {
 		return Verdict{}, err
 	}
 	var state ffstream.PublicState
 	if v.Vector.LifecyclePhase == ffstream.PhaseTerminal {
-		state, v.Rule, err = terminal(r, at, below)
+		state, v.Rule, err = terminal(r, &a)
 		if err != nil {
 			return Verdict{}, err
 		}
@@ -115,23 +123,30 @@ func live(r *Row, v *ffstream.StateVector) (ffstream.PublicState, string) {
 	return runnableState(v.EligibilityState), "N5"
 }
 
-// terminal decides clauses T1 to T10. The attempt's outcome stands before the
-// texts, because those are sticky: replay clears neither of them wholly.
-func terminal(r *Row, at, below Outcome) (ffstream.PublicState, string, error) {
+// terminal decides clauses T1 to T10. The attempts' outcomes precede the texts,
+// because those are sticky: replay clears neither of them wholly.
+//
+// T4c is for a worker that ends an earlier attempt while there is a later one,
+// after a timeout with a retry for instance: the engine answers Ok, writes both
+// rows with one time, and its outbox has that outcome.
+func terminal(r *Row, a *Attempts) (ffstream.PublicState, string, error) {
 	if state, rule := early(r); state != "" {
 		return state, rule, nil
 	}
-	decided, err := decisive(at)
+	decided, err := decisive(a.At)
 	if err != nil || decided != "" {
 		return decided, "T4a", err
 	}
 	if r.PublicState == "skipped" {
 		return ffstream.StateSkipped, "T5", nil
 	}
-	if !at.Exists {
-		if decided, err = decisive(below); err != nil || decided != "" {
+	if !a.At.Exists {
+		if decided, err = decisive(a.Below); err != nil || decided != "" {
 			return decided, "T4b", err
 		}
+	}
+	if decided, err = decisive(a.Ended); err != nil || decided != "" {
+		return decided, "T4c", err
 	}
 	if behaviour, ok := strings.CutPrefix(r.CancellationReason.V, "suspension_timeout_"); ok {
 		if behaviour == "cancel" || r.PublicState == "cancelled" && r.CancelledBy.OK {

@@ -76,7 +76,7 @@ func TestBefore(t *testing.T) {
 							row := r
 							row.CancellationReason, row.CancelledBy, row.LastFailureMessage = more.CancellationReason, more.CancelledBy, more.LastFailureMessage
 							for outcome := range outcomes {
-								v, err := Evaluate(&row, Outcome{Exists: true, Literal: outcome}, Outcome{})
+								v, err := Evaluate(&row, Attempts{At: Outcome{Exists: true, Literal: outcome}})
 								if err != nil {
 									t.Fatal(err)
 								}
@@ -185,7 +185,7 @@ func TestLiteralColumns(t *testing.T) {
 		r := Row{LifecyclePhase: "terminal", OwnershipState: "unowned", EligibilityState: "not_applicable", PublicState: "completed", AttemptState: "attempt_terminal"}
 		at := Outcome{Exists: true}
 		change(&r, &at)
-		_, err := Evaluate(&r, at, Outcome{})
+		_, err := Evaluate(&r, Attempts{At: at})
 		var corrupt *ffstream.CorruptionError
 		if !errors.As(err, &corrupt) {
 			t.Fatalf("%+v %+v: %v", r, at, err)

@@ -159,7 +159,27 @@ func (s *source) Attempt(partition int16, id uuid.UUID, pointer int32) (LookedUp
 	a, index, exists := s.below(partition, id, pointer)
 	found := slices.ContainsFunc(slices.Collect(maps.Values(s.core)), func(r row) bool { return r["id"] == id.String() && r["pk"] == strconv.Itoa(int(partition)) })
 	xid, _ := strconv.Atoi(a["xmin"])
-	return LookedUpAttempt{Exists: exists, Index: index, Outcome: notNull(a["outcome"]).V, Xid: uint32(xid)}, found, nil
+	looked := LookedUpAttempt{Exists: exists, Index: index, Outcome: notNull(a["outcome"]).V, Xid: uint32(xid)}
+	for _, r := range s.core {
+		if r["id"] == id.String() && r["pk"] == strconv.Itoa(int(partition)) {
+			looked.Ended, looked.EndedIndex = s.ended(r)
+		}
+	}
+	return looked, found, nil
+}
+
+// ended returns the outcome of the attempt that ended an execution, if it is below
+// the pointer, and its index.
+func (s *source) ended(r row) (outcome string, at int32) {
+	for _, a := range s.attempts {
+		index := int32(s.number(a["idx"]))
+		decisive := a["outcome"] != "NULL" && outcomes[a["outcome"]] != ""
+		if a["id"] == r["id"] && a["pk"] == r["pk"] && index < int32(s.number(r["idx"])) && notNull(a["terminal"]).OK && a["terminal"] == r["terminal"] && decisive &&
+			(outcome == "" || index > at) {
+			outcome, at = a["outcome"], index
+		}
+	}
+	return outcome, at
 }
 
 // below returns the row of the attempt with the greatest index up to pointer.
@@ -204,6 +224,9 @@ func (s *source) snapshot(r row) (ffstream.Event, bool, error) {
 	e.CancellationReason, e.CancelledBy = notNull(r["reason"]), notNull(r["by"])
 	if found {
 		e.Attempt = ffstream.Some(ffstream.Attempt{Index: uint32(index), Outcome: notNull(a["outcome"])})
+		if ms := notNull(a["terminal"]); ms.OK {
+			e.Attempt.V.TerminalAtMs = ffstream.Some(s.number(ms.V))
+		}
 	}
 	return e, true, err
 }
@@ -212,17 +235,20 @@ func (s *source) snapshot(r row) (ffstream.Event, bool, error) {
 func (s *source) evaluate(r row) (v Verdict, a row, index int32, found bool, err error) {
 	pointer := int32(max(s.number(r["idx"]), 0))
 	a, index, found = s.below(int16(s.number(r["pk"])), uuid.MustParse(r["id"]), pointer)
-	var at, below Outcome
+	var attempts Attempts
 	if o := (Outcome{Exists: found, Literal: notNull(a["outcome"]).V}); index == pointer {
-		at = o
+		attempts.At = o
 	} else {
-		below = o
+		attempts.Below = o
+	}
+	if attempts.Ended.Literal, _ = s.ended(r); attempts.Ended.Literal != "" {
+		attempts.Ended.Exists = true
 	}
 	rule := Row{
 		LifecyclePhase: r["lp"], OwnershipState: r["os"], EligibilityState: r["es"], PublicState: r["ps"], AttemptState: r["as"],
 		BlockingReason: notNull(r["blocking"]).V, CancellationReason: notNull(r["reason"]), CancelledBy: notNull(r["by"]), LastFailureMessage: r["msg"],
 	}
-	v, err = Evaluate(&rule, at, below)
+	v, err = Evaluate(&rule, attempts)
 	return v, a, index, found, err
 }
 

@@ -17,12 +17,13 @@ type stateRow struct {
 	attemptIndex int32
 	foundIndex   pgtype.Int4
 	foundOutcome string
+	endedOutcome string
 }
 
 // appendLiterals appends where the columns of literals go.
 func (r *stateRow) appendLiterals(to []any) []any {
 	return append(to, &r.row.LifecyclePhase, &r.row.OwnershipState, &r.row.EligibilityState, &r.row.PublicState, &r.row.AttemptState,
-		&r.row.BlockingReason, &r.reason, &r.by, &r.attemptIndex, &r.foundIndex, &r.foundOutcome)
+		&r.row.BlockingReason, &r.reason, &r.by, &r.attemptIndex, &r.foundIndex, &r.foundOutcome, &r.endedOutcome)
 }
 
 // appendTo appends where the columns of literals and failure go.
@@ -36,16 +37,16 @@ func (r *stateRow) pointer() int32 { return max(r.attemptIndex, 0) }
 // evaluate asks the rule. The error is a *ffstream.CorruptionError.
 func (r *stateRow) evaluate(id ffstream.ExecutionID) (normalize.Verdict, error) {
 	r.row.CancellationReason, r.row.CancelledBy = optText(r.reason), optText(r.by)
-	var at, below normalize.Outcome
+	attempts := normalize.Attempts{Ended: normalize.Outcome{Exists: r.endedOutcome != "", Literal: r.endedOutcome}}
 	if r.foundIndex.Valid {
 		outcome := normalize.Outcome{Exists: true, Literal: r.foundOutcome}
 		if r.foundIndex.Int32 == r.pointer() {
-			at = outcome
+			attempts.At = outcome
 		} else {
-			below = outcome
+			attempts.Below = outcome
 		}
 	}
-	v, err := normalize.Evaluate(&r.row, at, below)
+	v, err := normalize.Evaluate(&r.row, attempts)
 	var corrupt *ffstream.CorruptionError
 	if errors.As(err, &corrupt) {
 		corrupt.ExecutionID = id
