@@ -47,7 +47,10 @@ type Event struct {
 	ExecutionKind string
 	Priority      int32
 
-	From PublicState // before the transaction; empty: a new row, or the old tuple cannot tell
+	// From is the state before the transaction: from the WAL where it contains it, else
+	// the To of the execution's previous event where the service still knows that.
+	// Empty: a new row, a row that was corrupt, or not known. It is never wrong.
+	From PublicState
 	To   PublicState // after it; StatePurged when the row is gone
 
 	StateVector StateVector
@@ -60,8 +63,8 @@ type Event struct {
 	// EvidenceMissing marks a terminal row that says in no way how it ended;
 	// the rule then gives failed.
 	EvidenceMissing bool
-	// Candidate marks an update that may not have changed the state, published
-	// because the source has no replica identity that would tell.
+	// Candidate marks an update that may not have changed the state: From is not
+	// known, and may be the same. A subscriber that knows the state compares.
 	Candidate bool
 	// Truncated marks an event from which fields were dropped because the broker
 	// takes no message of its size: see Truncate.

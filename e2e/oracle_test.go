@@ -40,6 +40,7 @@ type row map[string]string
 type expected struct {
 	subject, id, position string
 	body                  map[string]any
+	undecided             bool // the old tuple does not decide the state before
 }
 
 func newOracle(w *world) *oracle {
@@ -132,6 +133,7 @@ type transaction struct {
 	states   map[string]any             // before it, of executions that it touched; nil: none
 	events   []map[string]any           // data, in order
 	index    []int
+	unknown  []bool // the old tuple does not decide the state before
 	subjects []string
 }
 
@@ -282,9 +284,9 @@ func (o *oracle) attempt(tx *transaction, op string, now row) {
 func (o *oracle) settle(tx *transaction) {
 	o.w.t.Helper()
 	index := 0
-	add := func(data map[string]any, subject string) {
+	add := func(before row, data map[string]any, subject string) {
 		if data != nil {
-			tx.events, tx.index, tx.subjects = append(tx.events, data), append(tx.index, index), append(tx.subjects, subject)
+			tx.events, tx.index, tx.subjects, tx.unknown = append(tx.events, data), append(tx.index, index), append(tx.subjects, subject), append(tx.unknown, undecided(before))
 		}
 		index++
 	}
@@ -294,9 +296,11 @@ func (o *oracle) settle(tx *transaction) {
 		case t.gone && t.before == nil:
 			index++
 		case t.gone:
-			add(o.purged(t))
+			data, subject := o.purged(t)
+			add(t.before, data, subject)
 		default:
-			add(o.transition(tx, id, t))
+			data, subject := o.transition(tx, id, t)
+			add(t.before, data, subject)
 		}
 	}
 	for _, id := range tx.written {
@@ -306,7 +310,8 @@ func (o *oracle) settle(tx *transaction) {
 		if r := o.cores[id]; r == nil {
 			index++
 		} else {
-			add(o.transition(tx, id, &touched{before: r, from: tx.states[id]}))
+			data, subject := o.transition(tx, id, &touched{before: r, from: tx.states[id]})
+			add(r, data, subject)
 		}
 	}
 }
@@ -322,7 +327,7 @@ func (o *oracle) place(tx *transaction, commits map[uint32]commit) {
 			"xid": tx.xid, "commit_lsn": fmt.Sprintf("%X/%X", c.lsn>>32, uint32(c.lsn)), "index": tx.index[i], "last": i == len(tx.events)-1,
 		}
 		e := expected{
-			subject:  tx.subjects[i],
+			subject: tx.subjects[i], undecided: tx.unknown[i],
 			id:       fmt.Sprintf("%d-%016X-%04X", o.system, c.lsn, tx.index[i]),
 			position: fmt.Sprintf("%016X/%04X", c.lsn, tx.index[i]),
 		}

@@ -135,6 +135,11 @@ func effective(r row, attempts map[string]row) (state string, missing bool) {
 	return "failed", true
 }
 
+// undecided reports whether the state columns of a row do not decide its state.
+func undecided(r row) bool {
+	return r != nil && phaseOf[r["lifecycle_phase"]] == "terminal" && early(r) == ""
+}
+
 // below is the attempt with the greatest index under the row's, or nil.
 func below(r row, attempts map[string]row) row {
 	var best row

@@ -4,12 +4,26 @@
 //
 // # Guarantees
 //
-// Evaluate is a pure function of a row and its attempts. A Normalizer's events
-// are a function of the WAL alone (and, for columns that the WAL did not carry,
-// of a Lookup): a replay gives the same events at the same positions. State is
-// evaluated at commit, over the whole transaction, so the order in which an
-// execution's rows changed inside it does not matter. At most one event comes of
-// one execution in one transaction.
+// Evaluate is a pure function of a row and its attempts. An event's position is a
+// function of the WAL alone. State is evaluated at commit, over the complete
+// transaction, so the order in which an execution's rows changed inside it does
+// not matter. At most one event comes of one execution in one transaction.
+//
+// Every committed change of the effective state makes an event, whatever column
+// causes it:
+//
+//   - A live row, and a terminal one that T1, T2 or T3 decide, has the same state
+//     whatever its attempts and texts are. Without an old tuple it did not change.
+//   - Any other terminal row is evaluated at each change of it. The attempts that
+//     the rule consults come from the transaction, else from the memory of recent
+//     states (Recent), else from a Lookup.
+//   - An execution of which the transaction shows attempts alone is evaluated too,
+//     unless it is known to be live, or they are known to decide the same.
+//
+// The state before the transaction comes from the old tuple where the state
+// columns decide alone, else from the memory of recent states. Where it is known
+// and equal there is no event. Where it is not known there is one without From,
+// marked as a candidate when the two may be equal.
 //
 // A literal that no table knows is never guessed at: it becomes a corrupt event.
 //
@@ -21,14 +35,20 @@
 // What a large transaction took is given back at its end; what a small one took
 // is used again, so that a transaction without events allocates nothing.
 //
+// The memory of recent states takes some RecentBytes bytes for each execution.
+//
 // # Not promised
 //
-// That the attempt which decides is the table's: it is the transaction's. The
-// stream does not look attempts up, so where one of the engine's defects ends an
-// execution without touching the attempt that the row points at, a point read
-// may know more.
+// That what is looked up is as old as the transaction: it is read at its commit or
+// later. An attempt that a later transaction wrote is recognised by its transaction
+// id and not consulted: that transaction is evaluated in its turn.
 //
-// That a looked-up column is as old as the transaction: it is read at its commit
-// or later. And that a normaliser can be used again after an error: the session
+// That an attempt which runs (outcome and terminal_at_ms are NULL) did more than
+// renew its lease, when it changes alone and the memory does not hold its
+// execution: such changes are most of the WAL, and are not looked up.
+//
+// That a TRUNCATE of ff_attempt alone makes events: the WAL names no execution.
+//
+// That a normaliser can be used again after an error: the session
 // ends there, and the next one begins with a new normaliser.
 package normalize

@@ -232,12 +232,14 @@ func (n *Normalizer) consult(c *core, e *evidence) (Attempts, error) {
 	if err != nil {
 		return Attempts{}, err
 	}
-	if e.complete() && (!exists || found.Exists && n.later(found.Xid)) { // what it was at the commit is in the stream
+	later := found.Exists && n.later(found.Xid)
+	if e.complete() && (!exists || later) { // what it was at the commit is in the stream
 		e.old = false
 		return e.attempts(c), nil
 	}
 	looked := evidence{pointer: e.pointer, at: classAbsent, below: classAbsent, ended: classAbsent, above: true}
 	switch {
+	case later: // what it was is not known: that transaction is evaluated again
 	case found.Exists && found.Index == e.pointer:
 		looked.at, looked.below = classOf(found.Outcome), classUnknown
 	case found.Exists:

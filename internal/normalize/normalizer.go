@@ -16,8 +16,8 @@ type Config struct {
 	SystemID uint64 // of every event's id
 	Source   string // of every event
 	// Identity: the leaves of ff_exec_core log the old state, so an update
-	// without an old tuple changed none. Without it every update is published
-	// as a candidate, with an unknown from.
+	// without an old tuple changed no state column. Without it every update is
+	// published as a candidate, with an unknown From.
 	Identity bool
 	// Skip is the position behind which events are yielded; those at or before
 	// it are stored already.

@@ -96,7 +96,7 @@ var table = []metric{
 	{"ffstream_events_total", "state", counter, "Events handed to the broker, by the state entered; none for corrupt rows and truncations.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return floats(eventsByState(s), stateNames()...)
 	}},
-	{"ffstream_suppressed_total", "reason", counter, "Executions that a transaction touched and no event came of: no_candidate (no state column changed), same_state, transient (began and ended inside it), stored_already.", func(s *shard.Status, _ time.Time) map[string]float64 {
+	{"ffstream_suppressed_total", "reason", counter, "Executions that a transaction touched and no event came of: no_candidate (no column that decides the state changed), same_state, transient (began and ended inside it), stored_already.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return floats(suppressed(s))
 	}},
 	{"ffstream_inconsistent_total", "", counter, "Events whose row bears another label than the effective state.", func(s *shard.Status, _ time.Time) map[string]float64 {
@@ -108,7 +108,10 @@ var table = []metric{
 	{"ffstream_corrupt_total", "column", counter, "Rows with a literal that no rule knows, by column.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return floats(s.Normalizer.Corrupt, shard.CorruptColumns()...)
 	}},
-	{"ffstream_lookups_total", "", counter, "Point reads for columns that the log does not repeat.", func(s *shard.Status, _ time.Time) map[string]float64 {
+	{"ffstream_previous_states_total", "source", counter, "Previous states that the WAL does not contain, by where they were found: memory (--recent-states), or unknown.", func(s *shard.Status, _ time.Time) map[string]float64 {
+		return map[string]float64{"memory": float64(s.Normalizer.Recalled), "unknown": float64(s.Normalizer.Unrecalled)}
+	}},
+	{"ffstream_lookups_total", "", counter, "Point reads for what the WAL does not contain: long columns that did not change, and attempts.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return one(float64(s.Normalizer.Lookups))
 	}},
 	{"ffstream_in_flight_events", "", gauge, "Events handed to the broker and not acknowledged: what the publish window holds.", func(s *shard.Status, _ time.Time) map[string]float64 {

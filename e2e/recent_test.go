@@ -1,0 +1,135 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ffstream/ffstream/internal/testenv/engine"
+	"github.com/ffstream/ffstream/migrations"
+)
+
+// TestWithoutRecentStates: without the memory of recent states every transition has
+// the event that it has with it. Only from may be null, where the old tuple does not
+// decide, and candidates come beside them: updates of terminal executions that change
+// nothing.
+func TestWithoutRecentStates(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	o := newOracle(w)
+	p := w.run("--recent-states=0")
+	sum, err := engine.Run(context.Background(), w.db.Pool, engine.WorkloadConfig{Version: engine.Newest, Writers: 4, Executions: 400, Seed: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.caughtUp(p)
+	o.read()
+	want := make(map[string]*expected, len(o.want))
+	for i := range o.want {
+		want[o.want[i].id] = &o.want[i]
+	}
+	var got []message
+	var unknown, candidates int
+	for _, m := range w.stored() {
+		var e struct {
+			Data struct {
+				ExecutionID string `json:"execution_id"`
+				From        *string
+				To          string
+				Candidate   bool
+			}
+		}
+		if err := json.Unmarshal(m.body, &e); err != nil {
+			t.Fatal(err)
+		}
+		x := want[m.header.Get("Nats-Msg-Id")]
+		if x == nil && e.Data.Candidate && e.Data.From == nil {
+			candidates++
+			continue
+		}
+		if x != nil && e.Data.From == nil && x.undecided {
+			unknown++
+			data := x.body["data"].(map[string]any)
+			data["from"] = nil
+			if e.Data.Candidate {
+				data["candidate"] = true
+			}
+			if e.Data.To == "purged" {
+				data["consistent"] = true
+				vector := data["state_vector"].(map[string]any)
+				vector["public_state"], vector["terminal_outcome"] = nil, nil
+			}
+		}
+		got = append(got, m)
+	}
+	if v := check(got, o.want); !v.exact() {
+		t.Errorf("of %d events that were committed: %s", len(o.want), &v)
+	}
+	if unknown == 0 || candidates == 0 {
+		t.Errorf("%d events without from, %d candidates: the workload has no second ending, or the memory was not off", unknown, candidates)
+	}
+	t.Logf("%d transactions, %d transitions, %d of them without from, and %d candidates", sum.Transactions, sum.Transitions, unknown, candidates)
+	p.stop()
+}
+
+// TestEndingsInBacklog: what a service that was killed finds when it comes back are
+// lives that have gone on. The state before each transaction is the one at its commit,
+// not the one that the tables have by now.
+func TestEndingsInBacklog(t *testing.T) {
+	t.Parallel()
+	for _, v := range versions {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, v.schema)
+			o := newOracle(w)
+			p := w.run()
+			e := &engine.Engine{Version: v.engine}
+			stories := engine.StoriesOf(v.engine)
+			type life struct {
+				x    engine.Exec
+				done int
+			}
+			// Each story once for each of its steps, to be cut off before it.
+			var lives [][]life
+			for i := range stories {
+				var cut []life
+				for range stories[i].Steps {
+					cut = append(cut, life{x: engine.Exec{Partition: int16(i % 256), ID: uuid.New(), Lane: "default", Namespace: "ns-a"}})
+				}
+				lives = append(lives, cut)
+			}
+			play := func(story *engine.Story, l *life, until int) {
+				for ; l.done < until; l.done++ {
+					step := &story.Steps[l.done]
+					if err := pgx.BeginFunc(context.Background(), w.db.Pool, func(tx pgx.Tx) error { return step.Do(context.Background(), e, tx, l.x) }); err != nil {
+						t.Fatalf("%s, step %d %s: %v", story.Name, l.done, step.Op, err)
+					}
+				}
+			}
+			for i := range stories {
+				for n := range lives[i] {
+					play(&stories[i], &lives[i][n], n)
+				}
+			}
+			w.caughtUp(p)
+			p.kill()
+			for i := range stories {
+				for n := range lives[i] {
+					play(&stories[i], &lives[i][n], len(stories[i].Steps))
+				}
+			}
+			p = start(t, w.env(), "run")
+			w.awaitActive(p)
+			w.caughtUp(p)
+			o.compare()
+			if bytes.Contains([]byte(p.output()), []byte("session ended")) {
+				t.Errorf("a session ended: %s", p.output())
+			}
+			p.stop()
+		})
+	}
+}
