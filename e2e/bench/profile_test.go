@@ -39,7 +39,7 @@ func BenchmarkDrain(b *testing.B) {
 		ended := make(chan error, 1)
 		one := shard.New(nc, shard.Config{
 			Source: repl.Config{Conn: database, Slot: slot, Publication: "ffstream"},
-			Sink:   publish.Config{Stream: slot, Prefix: slot, Replicas: 1}, Identity: true, Log: slog.New(slog.DiscardHandler),
+			Sink:   publish.Config{Stream: slot, Prefix: slot, Replicas: 1}, Identity: true, RecentStates: 40_000, Log: slog.New(slog.DiscardHandler),
 		})
 		go func() { ended <- one.Run(ctx) }()
 		await(b, "the events to be stored", func() bool {

@@ -229,9 +229,8 @@ func (n *Normalizer) recordAttempts(c *core) {
 // attemptEvent evaluates an execution of which the transaction shows attempts
 // alone. A live one has the same state whatever its attempts are; any other is
 // looked up, unless what the rule consults is known to be the same.
-func (n *Normalizer) attemptEvent(e *ffstream.Event, ordinal, i uint32) (bool, error) {
+func (n *Normalizer) attemptEvent(e *ffstream.Event, ordinal uint32, c *core) (bool, error) {
 	n.envelope(e, ordinal)
-	c := n.tx.cores.at(i)
 	key := keyOf(c.executionID())
 	stored := n.stored(e.ID.Position)
 	x, found := n.recent.get(key)

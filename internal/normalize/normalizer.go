@@ -252,30 +252,33 @@ func (n *Normalizer) Commit(c *pgoutput.Commit, yield func(e *ffstream.Event) er
 		return nil
 	}
 	defer n.end()
-	out := output{n: n, yield: yield}
+	out := output{n: n}
 	for ordinal, i := range n.tx.order {
-		if err := out.evaluate(n.event, uint32(ordinal), i); err != nil {
+		made, err := n.event(out.event(), uint32(ordinal), i)
+		if err := out.add(made, err, yield); err != nil {
 			return err
 		}
 	}
-	if err := n.commitAttempts(&out); err != nil {
+	if err := n.commitAttempts(&out, yield); err != nil {
 		return err
 	}
-	return out.end()
+	return out.end(yield)
 }
 
 // commitAttempts evaluates the executions of which the transaction shows attempts
 // alone. Their ordinals follow those of the executions whose row it touched.
-func (n *Normalizer) commitAttempts(out *output) error {
+func (n *Normalizer) commitAttempts(out *output, yield func(e *ffstream.Event) error) error {
 	if n.tx.attempts.n == 0 && !n.tx.attemptsTruncated {
 		return nil
 	}
 	ordinal := uint32(len(n.tx.order))
 	for i := range uint32(n.tx.cores.n) {
-		if c := n.tx.cores.at(i); c.attempts == 0 || c.has(flagTouched|flagDetached) {
+		c := n.tx.cores.at(i)
+		if c.attempts == 0 || c.has(flagTouched|flagDetached) {
 			continue
 		}
-		if err := out.evaluate(n.attemptEvent, ordinal, i); err != nil {
+		made, err := n.attemptEvent(out.event(), ordinal, c)
+		if err := out.add(made, err, yield); err != nil {
 			return err
 		}
 		ordinal++
@@ -287,33 +290,34 @@ func (n *Normalizer) commitAttempts(out *output) error {
 }
 
 // output passes a transaction's events on. It holds one back until it is known
-// whether it is the last.
+// whether it is the last. It does not hold the function that takes them, which
+// would then be allocated for each transaction.
 type output struct {
-	n     *Normalizer
-	yield func(e *ffstream.Event) error
-	held  *ffstream.Event
-	next  int // of n.events
+	n    *Normalizer
+	held *ffstream.Event
+	next int // of n.events
 }
 
-// evaluate passes on what makes an event of one execution, if there is one.
-func (o *output) evaluate(event func(e *ffstream.Event, ordinal, i uint32) (bool, error), ordinal, i uint32) error {
-	e := &o.n.events[o.next]
-	made, err := event(e, ordinal, i)
+// event returns the event to fill in next.
+func (o *output) event() *ffstream.Event { return &o.n.events[o.next] }
+
+// add passes on what was filled in, if it is an event.
+func (o *output) add(made bool, err error, yield func(e *ffstream.Event) error) error {
 	if err != nil {
 		return fmt.Errorf("evaluate transaction %d: %w", o.n.begin.Xid, err)
 	}
 	if !made {
 		return nil
 	}
-	if err := o.pass(); err != nil {
+	if err := o.pass(yield); err != nil {
 		return err
 	}
-	o.held, o.next = e, 1-o.next
+	o.held, o.next = o.event(), 1-o.next
 	return nil
 }
 
 // pass yields the event that is held back.
-func (o *output) pass() error {
+func (o *output) pass(yield func(e *ffstream.Event) error) error {
 	if o.held == nil {
 		return nil
 	}
@@ -322,16 +326,16 @@ func (o *output) pass() error {
 		return nil
 	}
 	o.n.stats.Events++
-	return o.yield(o.held)
+	return yield(o.held)
 }
 
 // end yields the transaction's last event.
-func (o *output) end() error {
+func (o *output) end(yield func(e *ffstream.Event) error) error {
 	if o.held == nil {
 		return nil
 	}
 	o.held.Tx.Last = true
-	return o.pass()
+	return o.pass(yield)
 }
 
 // stored reports whether an event at p is in the stream already.
