@@ -130,9 +130,6 @@ func (n *Normalizer) with(e evidence, c *core, pointer int32) evidence {
 		return e
 	}
 	after := evidence{pointer: pointer, at: n.attemptClass(c, &e, pointer), above: e.above || pointer < e.pointer, old: e.old}
-	if a := n.shown(c, pointer); a != nil && !a.gone {
-		after.old = false
-	}
 	for i := c.attempts; i != 0; i = n.tx.attempts.at(i - 1).next {
 		if a := n.tx.attempts.at(i - 1); !a.gone && a.index > pointer {
 			after.above = true
@@ -150,7 +147,25 @@ func (n *Normalizer) with(e evidence, c *core, pointer int32) evidence {
 		}
 	}
 	n.endedAfter(&after, &e, c)
+	if a := n.shown(c, pointer); a != nil && !a.gone {
+		after.renew(n, c)
+	}
 	return after
+}
+
+// renew makes old evidence of what the transaction shows, which has the attempt at
+// the pointer: what it does not show is not known any more.
+func (e *evidence) renew(n *Normalizer, c *core) {
+	if !e.old {
+		return
+	}
+	e.old = false
+	if e.below.exists() && n.shown(c, e.belowIndex) == nil || e.below == classAbsent && e.pointer > 0 {
+		e.below = classUnknown
+	}
+	if e.ended.decisive() && n.shown(c, e.endedIndex) == nil || e.ended == classAbsent && e.pointer > 0 {
+		e.ended = classUnknown
+	}
 }
 
 // endedAfter completes the evidence after a transaction with what is known of the

@@ -119,6 +119,7 @@ func (h *history) change(name string) {
 		}
 		h.do(h.coreLine("insert", name, set, nil))
 	case h.chance(4, "delete"):
+		h.moved[name] = h.moved[name] || h.core[name]["pk"] != "86" // inserted again in the same transaction, it has moved
 		h.deleteAttempts(name)
 		h.do(h.coreLine("delete", name, nil, nil))
 	case h.chance(4, "move"):
