@@ -133,3 +133,45 @@ func TestEndingsInBacklog(t *testing.T) {
 		})
 	}
 }
+
+// TestRecentStatesOfSnapshots: of executions that ended before the service followed
+// them the state before comes from the snapshots of the backfill, in the session that
+// published them and in later ones. An attempt that changes alone is looked up.
+func TestRecentStatesOfSnapshots(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, migrations.EngineNewest)
+	o := newOracle(w)
+	e := &engine.Engine{Version: engine.Newest}
+	ended := engine.StoriesOf(engine.Newest)[0] // the happy path
+	var xs []engine.Exec
+	for i := range int16(6) {
+		xs = append(xs, engine.Exec{Partition: i, ID: uuid.New(), Lane: "default", Namespace: "ns-a"})
+		w.play(e, &ended, xs[i])
+	}
+	o.forget()
+	env := w.with(map[string]string{"FFSTREAM_BACKFILL": "initial"})
+	p := start(t, env, "run")
+	w.awaitActive(p)
+	w.backfilled(p)
+	change := func(xs []engine.Exec) {
+		if err := pgx.BeginFunc(context.Background(), w.db.Pool, func(tx pgx.Tx) error { return e.Replay(context.Background(), tx, xs[0]) }); err != nil {
+			t.Fatal(err)
+		}
+		w.exec("UPDATE ff_attempt SET outcome = 'failed' WHERE execution_id = $1", xs[1].ID)
+		w.exec("UPDATE ff_exec_core SET priority = 5 WHERE execution_id = $1", xs[2].ID) // no transition
+		w.exec("DELETE FROM ff_exec_core WHERE execution_id = $1", xs[2].ID)
+	}
+	change(xs[:3])
+	w.caughtUp(p)
+	p.kill()
+	p = start(t, env, "run")
+	w.awaitActive(p)
+	change(xs[3:])
+	w.caughtUp(p)
+	transitions, _ := split(t, w.stored())
+	o.compareWith(transitions)
+	if len(transitions) != 6 {
+		t.Errorf("%d transitions, want 6", len(transitions))
+	}
+	p.stop()
+}

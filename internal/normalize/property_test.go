@@ -23,7 +23,8 @@ type history struct {
 	wal    []walTransaction
 	events []ffstream.Event // of the latest transaction
 	truth  map[string]ffstream.PublicState
-	strict bool // the memory holds every execution
+	strict bool        // the memory holds every execution
+	cold   *Normalizer // without a memory
 	// moved has those that are under another partition key since their latest event:
 	// the stream does not contain what they were under this one.
 	moved map[string]bool
@@ -51,6 +52,12 @@ func newHistory(t *rapid.T, size int) *history {
 	if err := h.reset(Config{SystemID: 1, Source: "/ffstream/t", Identity: true}); err != nil {
 		t.Fatal(err)
 	}
+	n := h.n
+	if err := h.reset(Config{SystemID: 1, Source: "/ffstream/t", Identity: true}); err != nil {
+		t.Fatal(err)
+	}
+	h.cold, h.n = h.n, n
+	h.cold.recent = nil
 	return h
 }
 
@@ -91,6 +98,25 @@ func (h *history) transaction() {
 	before := h.truth
 	h.truth = h.states()
 	h.compare(before)
+	h.count(tx)
+}
+
+// count checks that a Normalizer without a memory, which counts events that have
+// left the stream, makes as many of a transaction as any other, or knows that it
+// may not.
+func (h *history) count(tx *walTransaction) {
+	uncertain, n := h.cold.Uncertain(), 0
+	h.do(h.cold.Begin(&tx.begin))
+	for i := range tx.rows {
+		h.do(h.cold.Row(&tx.rows[i]))
+	}
+	h.do(h.cold.Commit(&pgoutput.Commit{CommitLSN: tx.begin.FinalLSN, EndLSN: tx.begin.FinalLSN + 8}, func(*ffstream.Event) error {
+		n++
+		return nil
+	}))
+	if n != len(h.events) && h.cold.Uncertain() == uncertain {
+		h.t.Fatalf("transaction %d made %d events, and %d without a memory, which does not count it as uncertain", h.commit/0x100, len(h.events), n)
+	}
 }
 
 func (h *history) do(err error) {
