@@ -31,6 +31,9 @@ type oracle struct {
 	cores       map[string]row            // by execution id, the row before the transaction
 	attempts    map[string]map[string]row // by execution id and index
 	want        []expected
+	// same has the states of executions that a transaction left as they were, by the id
+	// that an event of it would have.
+	same map[string]string
 }
 
 // row is a row's columns in text form; a column that is absent is NULL.
@@ -47,7 +50,7 @@ func newOracle(w *world) *oracle {
 	w.t.Helper()
 	o := &oracle{
 		w: w, rows: w.slot + "_rows", commits: w.slot + "_commits", publication: "ffstream", source: "/ffstream/" + w.slot,
-		cores: map[string]row{}, attempts: map[string]map[string]row{},
+		cores: map[string]row{}, attempts: map[string]map[string]row{}, same: map[string]string{},
 	}
 	w.exec("SELECT pg_create_logical_replication_slot($1, 'test_decoding')", o.rows)
 	w.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", o.commits)
@@ -105,7 +108,7 @@ func (o *oracle) read() {
 		}
 		switch {
 		case strings.HasPrefix(text, "BEGIN "):
-			tx = &transaction{xid: xid, touched: map[string]*touched{}, deleted: map[string]string{}, attempts: map[string]map[string]bool{}, states: map[string]any{}}
+			tx = &transaction{xid: xid, touched: map[string]*touched{}, deleted: map[string]string{}, attempts: map[string]map[string]bool{}, states: map[string]any{}, same: map[int]string{}}
 		case strings.HasPrefix(text, "COMMIT "):
 			o.settle(tx)
 			txs = append(txs, tx)
@@ -133,7 +136,8 @@ type transaction struct {
 	states   map[string]any             // before it, of executions that it touched; nil: none
 	events   []map[string]any           // data, in order
 	index    []int
-	unknown  []bool // the old tuple does not decide the state before
+	unknown  []bool         // the old tuple does not decide the state before
+	same     map[int]string // states that it left as they were, by the index
 	subjects []string
 }
 
@@ -284,7 +288,10 @@ func (o *oracle) attempt(tx *transaction, op string, now row) {
 func (o *oracle) settle(tx *transaction) {
 	o.w.t.Helper()
 	index := 0
-	add := func(before row, data map[string]any, subject string) {
+	add := func(before row, from any, data map[string]any, subject string) {
+		if state, ok := from.(string); ok && data == nil {
+			tx.same[index] = state
+		}
 		if data != nil {
 			tx.events, tx.index, tx.subjects, tx.unknown = append(tx.events, data), append(tx.index, index), append(tx.subjects, subject), append(tx.unknown, undecided(before))
 		}
@@ -297,10 +304,10 @@ func (o *oracle) settle(tx *transaction) {
 			index++
 		case t.gone:
 			data, subject := o.purged(t)
-			add(t.before, data, subject)
+			add(t.before, t.from, data, subject)
 		default:
 			data, subject := o.transition(tx, id, t)
-			add(t.before, data, subject)
+			add(t.before, t.from, data, subject)
 		}
 	}
 	for _, id := range tx.written {
@@ -311,13 +318,16 @@ func (o *oracle) settle(tx *transaction) {
 			index++
 		} else {
 			data, subject := o.transition(tx, id, &touched{before: r, from: tx.states[id]})
-			add(r, data, subject)
+			add(r, tx.states[id], data, subject)
 		}
 	}
 }
 
 // place gives a transaction's events their positions.
 func (o *oracle) place(tx *transaction, commits map[uint32]commit) {
+	for index, state := range tx.same {
+		o.same[o.id(commits[tx.xid].lsn, index)] = state
+	}
 	for i, data := range tx.events {
 		c, ok := commits[tx.xid]
 		if !ok {
@@ -328,7 +338,7 @@ func (o *oracle) place(tx *transaction, commits map[uint32]commit) {
 		}
 		e := expected{
 			subject: tx.subjects[i], undecided: tx.unknown[i],
-			id:       fmt.Sprintf("%d-%016X-%04X", o.system, c.lsn, tx.index[i]),
+			id:       o.id(c.lsn, tx.index[i]),
 			position: fmt.Sprintf("%016X/%04X", c.lsn, tx.index[i]),
 		}
 		kind := "ffstream.execution.transitioned.v1"
@@ -341,6 +351,11 @@ func (o *oracle) place(tx *transaction, commits map[uint32]commit) {
 		}
 		o.want = append(o.want, e)
 	}
+}
+
+// id is that of an event.
+func (o *oracle) id(commit uint64, index int) string {
+	return fmt.Sprintf("%d-%016X-%04X", o.system, commit, index)
 }
 
 func token(s string) string {

@@ -48,6 +48,9 @@ func TestWithoutRecentStates(t *testing.T) {
 		}
 		x := want[m.header.Get("Nats-Msg-Id")]
 		if x == nil && e.Data.Candidate && e.Data.From == nil {
+			if state := o.same[m.header.Get("Nats-Msg-Id")]; e.Data.To != state {
+				t.Errorf("a candidate leads to %s, and the state is %q: %s", e.Data.To, state, m.body)
+			}
 			candidates++
 			continue
 		}
