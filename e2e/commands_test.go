@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -72,6 +73,9 @@ func TestWithoutIdentity(t *testing.T) {
 	p.stop()
 }
 
+// transitionLine is an execution and its previous state, as demo and tail print them.
+var transitionLine = regexp.MustCompile(`(\{fp:\d+\}:\S+) +(\S+) -> \S+`)
+
 // TestDemo: the demonstration agrees with itself and leaves nothing behind,
 // whether its time is up or it is told to end.
 func TestDemo(t *testing.T) {
@@ -104,6 +108,13 @@ func TestDemo(t *testing.T) {
 			}
 			if p.code() != 0 || !strings.Contains(p.output(), " 0 executions differ") {
 				t.Errorf("exit code %d: %s", p.code(), p.output())
+			}
+			begun := map[string]bool{}
+			for _, m := range transitionLine.FindAllStringSubmatch(p.output(), -1) {
+				if begun[m[1]] && m[2] == "-" {
+					t.Errorf("the previous state of an execution is not known: %s", m[0])
+				}
+				begun[m[1]] = true
 			}
 			left, err := os.ReadDir(dir)
 			if err != nil {

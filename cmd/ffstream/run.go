@@ -98,6 +98,9 @@ func (c *runCmd) check() (*pgconn.Config, error) {
 	return c.serviceFlags.check()
 }
 
+// defaultRecentStates is some 8 MB.
+const defaultRecentStates = 40_000
+
 const (
 	httpOff      = "off"
 	minHeartbeat = 100 * time.Millisecond
@@ -225,6 +228,8 @@ func (f *serviceFlags) shard(database *pgconn.Config, log *slog.Logger) (shard.C
 		Lineage:   src.lineage,
 		Lookup:    src.lookup,
 		Log:       log,
+
+		RecentStates: defaultRecentStates,
 	}, src.close
 }
 

@@ -355,7 +355,7 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	if err := ss.meet(ffstream.LSN(c.CommitLSN)); err != nil {
 		return err
 	}
-	told, uncertain := false, ss.norm.Uncertain()
+	published, uncertain := false, ss.norm.Uncertain()
 	err := ss.norm.Commit(c, func(e *ffstream.Event) error {
 		ss.position = e.ID.Position
 		ss.window.see(e)
@@ -364,7 +364,7 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 			return nil
 		}
 		ss.events[e.To]++
-		told = true
+		published = true
 		return ss.pub.Add(ctx, e)
 	})
 	if err != nil {
@@ -373,7 +373,7 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	if ss.extra > 0 && ss.norm.Uncertain() != uncertain {
 		return ss.uncounted(ffstream.LSN(c.CommitLSN), "whether a transaction made one of the last is not known without the memory of recent states")
 	}
-	if told {
+	if published {
 		ss.told = ss.pub.Sequence()
 	}
 	if err := ss.pub.Commit(ctx); err != nil {
