@@ -48,8 +48,8 @@ type Event struct {
 	Priority      int32
 
 	// From is the state before the transaction: from the WAL where it contains it, else
-	// the To of the execution's previous event where the service still knows that.
-	// Empty: a new row, a row that was corrupt, or not known. It is never wrong.
+	// the To of the execution's previous event where that is still in memory. Empty: a
+	// new row, a row that was corrupt, or not known. A From that is set is right.
 	From PublicState
 	To   PublicState // after it; StatePurged when the row is gone
 

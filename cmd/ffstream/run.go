@@ -58,7 +58,7 @@ type runCmd struct {
 	Heartbeat       time.Duration `help:"How often a logical message is written into the log, to measure the delay of the stream; 0 never." env:"FFSTREAM_HEARTBEAT" default:"10s"`
 	Backfill        string        `help:"initial: when the slot is created, the state of every execution that exists comes into the stream; never: only what is ordered with ffstream backfill." env:"FFSTREAM_BACKFILL" default:"initial" enum:"initial,never"`
 	BackfillRate    int           `help:"Most executions that a backfill reads in a second; 0 for any number." env:"FFSTREAM_BACKFILL_RATE" default:"2000"`
-	RecentStates    int           `help:"Most executions whose latest state is kept in memory, 200 bytes each, for the field from of events whose WAL does not contain it; 0 for none." env:"FFSTREAM_RECENT_STATES" default:"40000"`
+	RecentStates    int           `help:"Maximum number of executions whose latest state is kept in memory, about 200 bytes each. It sets the field from of events where the WAL does not contain the old state; 0 disables it." env:"FFSTREAM_RECENT_STATES" default:"40000"`
 	StateBucket     string        `help:"Name of a JetStream key-value bucket that is kept with the current state of each execution; none without it." env:"FFSTREAM_STATE_BUCKET" placeholder:"BUCKET"`
 	HTTPAddr        string        `name:"http-addr" help:"Where /healthz, /readyz, /status and /metrics are served; off for nowhere." env:"FFSTREAM_HTTP_ADDR" default:"127.0.0.1:9464"`
 	HTTPPprof       bool          `name:"http-pprof" help:"Serve /debug/pprof/ too." env:"FFSTREAM_HTTP_PPROF"`

@@ -102,7 +102,7 @@ var table = []metric{
 	{"ffstream_inconsistent_total", "", counter, "Events whose row bears another label than the effective state.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return one(float64(s.Normalizer.Inconsistent))
 	}},
-	{"ffstream_evidence_missing_total", "", counter, "Events whose state had to be taken from the label for want of evidence.", func(s *shard.Status, _ time.Time) map[string]float64 {
+	{"ffstream_evidence_missing_total", "", counter, "Events of terminal rows from which no clause derives how they ended (T10): their state is failed.", func(s *shard.Status, _ time.Time) map[string]float64 {
 		return one(float64(s.Normalizer.NoEvidence))
 	}},
 	{"ffstream_corrupt_total", "column", counter, "Rows with a literal that no rule knows, by column.", func(s *shard.Status, _ time.Time) map[string]float64 {
