@@ -360,6 +360,9 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 		ss.position = e.ID.Position
 		ss.window.see(e)
 		if ss.extra > 0 {
+			if ss.norm.Uncertain() != uncertain {
+				return ss.uncertain(c)
+			}
 			ss.extra--
 			return nil
 		}
@@ -371,7 +374,7 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 		return err
 	}
 	if ss.extra > 0 && ss.norm.Uncertain() != uncertain {
-		return ss.uncounted(ffstream.LSN(c.CommitLSN), "whether a transaction made one of the last is not known without the memory of recent states")
+		return ss.uncertain(c)
 	}
 	if published {
 		ss.told = ss.pub.Sequence()
@@ -384,6 +387,12 @@ func (ss *session) commit(ctx context.Context, c *pgoutput.Commit) error {
 	ss.commitTime = time.UnixMicro(c.CommitTime)
 	ss.settle(ss.received)
 	return nil
+}
+
+// uncertain is the loss of a transaction that may have made one of the events which
+// are counted off.
+func (ss *session) uncertain(c *pgoutput.Commit) error {
+	return ss.uncounted(ffstream.LSN(c.CommitLSN), "whether a transaction made one of the last is not known without the memory of recent states")
 }
 
 // settle tells the ledger that the log before end is dealt with. While the slot
