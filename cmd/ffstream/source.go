@@ -132,20 +132,23 @@ const lookupTimeout = 5 * time.Second
 const (
 	lookupSQL = `SELECT raw_fields::text, blocking_reason, cancellation_reason, cancelled_by
 	FROM ff_exec_core WHERE partition_key = $1 AND execution_id = $2`
-	// attemptSQL reads the attempt up to the pointer and the one that ended the
-	// execution.
-	attemptSQL = `SELECT a.attempt_index IS NOT NULL, coalesce(a.attempt_index, 0), coalesce(a.outcome, ''), coalesce(a.xmin::text::bigint, 0),
-		coalesce(e.outcome, ''), coalesce(e.attempt_index, 0)
+	// attemptsSQL reads the attempt up to the pointer ($3) and the one that ended with
+	// the execution ($4).
+	attemptsSQL = `SELECT a.attempt_index, a.outcome, a.terminal_at_ms, a.xmin::text::bigint, e.attempt_index, e.outcome, e.terminal_at_ms, e.xmin::text::bigint
 	FROM ff_exec_core c
 	LEFT JOIN LATERAL (
-		SELECT attempt_index, outcome, xmin FROM ff_attempt
+		SELECT attempt_index, outcome, terminal_at_ms, xmin FROM ff_attempt
 		WHERE partition_key = $1 AND execution_id = $2 AND attempt_index <= $3 ORDER BY attempt_index DESC LIMIT 1
 	) AS a ON true
 	LEFT JOIN LATERAL (
-		SELECT attempt_index, outcome FROM ff_attempt
-		WHERE partition_key = $1 AND execution_id = $2 AND attempt_index < $3 AND terminal_at_ms = c.terminal_at_ms
+		SELECT attempt_index, outcome, terminal_at_ms, xmin FROM ff_attempt
+		WHERE partition_key = $1 AND execution_id = $2 AND attempt_index < $3 AND terminal_at_ms = $4
 		AND outcome IN ('success', 'failed', 'failure', 'cancelled', 'expired', 'skipped') ORDER BY attempt_index DESC LIMIT 1
 	) AS e ON true
+	WHERE c.partition_key = $1 AND c.execution_id = $2`
+	// versionsSQL reads which transactions wrote an execution's rows.
+	versionsSQL = `SELECT c.xmin::text::bigint, a.attempt_index, a.outcome, a.terminal_at_ms, a.xmin::text::bigint
+	FROM ff_exec_core c LEFT JOIN ff_attempt a ON a.partition_key = $1 AND a.execution_id = $2
 	WHERE c.partition_key = $1 AND c.execution_id = $2`
 )
 
@@ -183,23 +186,68 @@ func (l lookup) Row(partition int16, id uuid.UUID) (normalize.LookedUp, bool, er
 	}, true, nil
 }
 
-// Attempt reads the attempt with the greatest index up to pointer.
-func (l lookup) Attempt(partition int16, id uuid.UUID, pointer int32) (a normalize.LookedUpAttempt, found bool, err error) {
-	var xid int64
-	found, err = l.use(func(ctx context.Context, c *pgx.Conn) error {
-		return c.QueryRow(ctx, attemptSQL, partition, [16]byte(id), pointer).Scan(&a.Exists, &a.Index, &a.Outcome, &xid, &a.Ended, &a.EndedIndex)
-	})
-	a.Xid = uint32(xid)
-	return a, found, err
+// attemptVersion is what the columns of an ff_attempt row are scanned into; all are
+// NULL where there is none.
+type attemptVersion struct {
+	index    *int32
+	outcome  *string
+	terminal *int64
+	xid      *int64
 }
 
-// Execution reads a complete execution.
-func (l lookup) Execution(partition int16, id uuid.UUID) (e ffstream.Event, found bool, err error) {
+func (v *attemptVersion) appendTo(to []any) []any {
+	return append(to, &v.index, &v.outcome, &v.terminal, &v.xid)
+}
+
+func (v *attemptVersion) attempt() (a normalize.LookedUpAttempt) {
+	if v.index == nil {
+		return a
+	}
+	a.Exists, a.Index, a.Xid = true, *v.index, uint32(*v.xid)
+	a.Outcome = nullable(v.outcome).V
+	if v.terminal != nil {
+		a.Terminal = ffstream.Some(*v.terminal)
+	}
+	return a
+}
+
+// Attempts reads the attempts that the rule consults.
+func (l lookup) Attempts(partition int16, id uuid.UUID, pointer int32, terminal ffstream.Opt[int64]) (normalize.LookedUpAttempts, bool, error) {
+	var ends *int64
+	if terminal.OK {
+		ends = &terminal.V
+	}
+	var at, ended attemptVersion
+	found, err := l.use(func(ctx context.Context, c *pgx.Conn) error {
+		return c.QueryRow(ctx, attemptsSQL, partition, [16]byte(id), pointer, ends).Scan(ended.appendTo(at.appendTo(nil))...)
+	})
+	return normalize.LookedUpAttempts{Found: at.attempt(), Ended: ended.attempt()}, found, err
+}
+
+// Execution reads a complete execution, and after that which transactions wrote it.
+func (l lookup) Execution(partition int16, id uuid.UUID) (x normalize.LookedUpExecution, found bool, err error) {
 	_, err = l.use(func(ctx context.Context, c *pgx.Conn) error {
-		e, found, err = read.Execution(ctx, c, ffstream.NewExecutionID(uint16(partition), id))
+		if x.Event, found, err = read.Execution(ctx, c, ffstream.NewExecutionID(uint16(partition), id)); err != nil || !found {
+			return err
+		}
+		rows, err := c.Query(ctx, versionsSQL, partition, [16]byte(id))
+		if err != nil {
+			return err
+		}
+		x.Attempts = nil
+		var xid int64
+		var v attemptVersion
+		tag, err := pgx.ForEachRow(rows, v.appendTo([]any{&xid}), func() error {
+			x.Xid = uint32(xid)
+			if a := v.attempt(); a.Exists {
+				x.Attempts = append(x.Attempts, a)
+			}
+			return nil
+		})
+		found = tag.RowsAffected() > 0
 		return err
 	})
-	return e, found, err
+	return x, found && err == nil, err
 }
 
 func nullable(s *string) ffstream.Opt[string] {

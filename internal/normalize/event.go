@@ -128,7 +128,7 @@ func (n *Normalizer) transition(e *ffstream.Event, c *core) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if image.valid && !was.decides(image.state) {
+	if image.valid && n.cfg.Identity && !was.decides(image.state) {
 		n.stats.Uncertain++
 	}
 	after := recent{state: image.state, evidence: n.with(was.evidence, c, c.pointer())}
@@ -138,10 +138,13 @@ func (n *Normalizer) transition(e *ffstream.Event, c *core) (bool, error) {
 			n.recent.drop(keyOf(e.ExecutionID))
 			return false, nil
 		}
-		if attempts, err = n.consult(c, &after.evidence); err != nil {
+		var current bool
+		if attempts, current, err = n.consult(c, &after.evidence); err != nil {
 			return false, err
 		}
-		after.state = outcomes[attempts.At.Literal]
+		if after.state = outcomes[attempts.At.Literal]; !current {
+			return n.outdated(e, c, &was, after, attempts)
+		}
 	}
 	if c.has(flagRawUnsent | flagsTextUnsent) {
 		switch {
@@ -162,19 +165,49 @@ func (n *Normalizer) transition(e *ffstream.Event, c *core) (bool, error) {
 	if err != nil {
 		return n.corrupt(e, c, &was, after, err)
 	}
-	after.state = v.Vector.PublicState
+	after.state, after.skipped = v.Vector.PublicState, v.Stored == ffstream.StateSkipped
 	if was.known && was.state == after.state {
 		return n.same(e, after), nil
 	}
 	n.recent.set(keyOf(e.ExecutionID), after)
-	e.From, e.To = was.from(), after.state
-	e.Candidate = n.candidate(c, &was, e.To)
+	n.fill(e, c, &was, &v)
+	return true, nil
+}
+
+// fill fills e with a transition to what the rule returned.
+func (n *Normalizer) fill(e *ffstream.Event, c *core, was *previous, v *Verdict) {
+	e.From, e.To = was.from(), v.Vector.PublicState
+	e.Candidate = n.candidate(c, was, e.To)
 	e.StateVector, e.StoredPublicState, e.Consistent, e.EvidenceMissing = v.Vector, v.Stored, v.Consistent, v.EvidenceMissing
 	n.count(e)
 	n.describe(e, c)
 	if current := n.currentAttempt(c); current != nil {
 		e.Attempt = ffstream.Some(n.attemptOf(current))
 	}
+}
+
+// outdated evaluates a terminal execution of which a later transaction has written
+// the attempts that decide: what they were at the commit is not known. Where the
+// WAL decides that there is an event, it has the state by what is known; otherwise
+// there is none, and that transaction is evaluated in its turn. What the state is
+// from here on is not known.
+func (n *Normalizer) outdated(e *ffstream.Event, c *core, was *previous, after recent, attempts Attempts) (bool, error) {
+	n.recent.set(keyOf(e.ExecutionID), recent{evidence: after.evidence})
+	if live := was.logged && was.state != stateCorrupt && !was.state.Terminal(); !live {
+		n.stats.SameState++
+		return false, nil
+	}
+	if c.has(flagRawUnsent | flagsTextUnsent) {
+		if err := n.lookUp(c); err != nil {
+			return false, err
+		}
+	}
+	row := n.row(c)
+	v, err := Evaluate(&row, attempts)
+	if err != nil {
+		return n.corrupt(e, c, was, after, err)
+	}
+	n.fill(e, c, was, &v)
 	return true, nil
 }
 
@@ -234,10 +267,12 @@ func (n *Normalizer) attemptEvent(e *ffstream.Event, ordinal uint32, c *core) (b
 	key := keyOf(c.executionID())
 	stored := n.stored(e.ID.Position)
 	x, found := n.recent.get(key)
-	if !found {
+	if x.state == "" || x.state == stateCorrupt { // what is known of the execution, if anything, does not decide
 		if stored || n.running(c) {
 			return false, nil
 		}
+	}
+	if !found {
 		var err error
 		if x, found, err = n.recent.recall(key); err != nil {
 			return false, err
@@ -248,12 +283,14 @@ func (n *Normalizer) attemptEvent(e *ffstream.Event, ordinal uint32, c *core) (b
 	}
 	was := previous{state: x.state, known: x.state != "", evidence: x.evidence}
 	after := recent{state: x.state, evidence: n.with(x.evidence, c, x.evidence.pointer)}
+	after.skipped = x.skipped
 	live := was.known && was.state != stateCorrupt && !was.state.Terminal()
 	if !live {
 		n.stats.Uncertain++
 	}
+	skipped := x.skipped && x.state == ffstream.StateSkipped && after.evidence.at.exists() && !after.evidence.at.decisive() // by T5 before and after
 	switch {
-	case live || was.known && after.evidence.same(&was.evidence):
+	case live || skipped || was.known && after.evidence.same(&was.evidence):
 		n.recent.set(key, after)
 		return false, nil
 	case stored: // the stream contains what it became
@@ -265,13 +302,13 @@ func (n *Normalizer) attemptEvent(e *ffstream.Event, ordinal uint32, c *core) (b
 
 // attemptTransition looks an execution up and fills e with what became of it.
 func (n *Normalizer) attemptTransition(e *ffstream.Event, c *core, was *previous, after recent) (bool, error) {
-	row, found, err := n.lookUpExecution(c)
+	row, current, err := n.lookUpExecution(c)
 	if err != nil {
 		return false, err
 	}
-	if !found { // it is gone by now, which a later transaction contains, or it does not exist yet
+	if !current { // a later transaction has changed it, or it does not exist yet
 		if key := keyOf(c.executionID()); !n.recent.moved(key) {
-			n.recent.set(key, after)
+			n.recent.set(key, recent{evidence: after.evidence})
 		}
 		return false, nil
 	}
@@ -279,10 +316,8 @@ func (n *Normalizer) attemptTransition(e *ffstream.Event, c *core, was *previous
 	if row.Type == ffstream.TypeCorrupt {
 		return n.corrupt(e, c, was, after, &ffstream.CorruptionError{Column: row.Corrupt.Column, Literal: row.Corrupt.Literal})
 	}
-	if !row.To.Terminal() { // attempts do not decide, or a later transaction changed the row
-		if was.known {
-			n.recent.set(keyOf(e.ExecutionID), after)
-		}
+	if !row.To.Terminal() { // attempts do not decide
+		n.recent.set(keyOf(e.ExecutionID), recent{state: row.To, evidence: after.evidence})
 		return false, nil
 	}
 	after = recentOf(&row)

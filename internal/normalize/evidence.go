@@ -190,6 +190,7 @@ func (n *Normalizer) endedAfter(after, before *evidence, c *core) {
 		}
 		with := c.has(flagTerminal) && a.terminal == c.terminal // the row ends with it
 		switch {
+		case after.ended == classUnknown && a.index < after.pointer-1: // another above it may have ended with the row too
 		case !after.ended.decisive() && (with || after.ended == classAbsent), with && after.endedAt != c.terminal, a.terminal == after.endedAt && a.index > after.endedIndex:
 			after.ended, after.endedAt, after.endedIndex = is, a.terminal, a.index
 		case !c.has(flagTerminal) && after.ended.decisive(): // it is not known which of the two the row ends with
@@ -235,57 +236,64 @@ func evidenceOf(e *ffstream.Event) evidence {
 }
 
 // consult returns what the rule consults for a terminal row, and completes the
-// evidence: what neither the transaction nor the memory contains is looked up.
-func (n *Normalizer) consult(c *core, e *evidence) (Attempts, error) {
-	if a := n.shown(c, e.pointer); a != nil && !a.gone && !e.at.exists() { // its literal is in no table
-		return Attempts{At: Outcome{Exists: true, Literal: n.texts.get(a.outcome)}}, nil
+// evidence: what neither the transaction nor the memory contains is looked up. It
+// reports whether that is what it was at the commit; if not, what is not known is
+// taken for absent, and the evidence stays incomplete.
+func (n *Normalizer) consult(c *core, e *evidence) (a Attempts, current bool, err error) {
+	if at := n.shown(c, e.pointer); at != nil && !at.gone && !e.at.exists() { // its literal is in no table
+		return Attempts{At: Outcome{Exists: true, Literal: n.texts.get(at.outcome)}}, true, nil
 	}
 	if e.complete() && !e.old {
-		return e.attempts(c), nil
+		return e.attempts(c), true, nil
 	}
-	found, exists, err := n.lookUpAttempt(c, e.pointer)
+	found, current, err := n.lookUpAttempts(c, e.pointer)
 	if err != nil {
-		return Attempts{}, err
+		return Attempts{}, false, err
 	}
-	later := found.Exists && n.later(found.Xid)
-	if e.complete() && (!exists || later) { // what it was at the commit is in the stream
-		e.old = false
-		return e.attempts(c), nil
+	if !current {
+		known := e.complete() // what it was at the commit is in the stream
+		e.old = e.old && !known
+		return e.attempts(c), known, nil
 	}
-	looked := evidence{pointer: e.pointer, at: classAbsent, below: classAbsent, ended: classAbsent, above: true}
-	switch {
-	case later: // what it was is not known: that transaction is evaluated again
-	case found.Exists && found.Index == e.pointer:
-		looked.at, looked.below = classOf(found.Outcome), classUnknown
-	case found.Exists:
-		looked.below, looked.belowIndex = classOf(found.Outcome), found.Index
-	}
-	if is := classOf(found.Ended); is.decisive() {
-		looked.ended, looked.endedAt, looked.endedIndex = is, c.terminal, found.EndedIndex
-	}
+	looked := found.evidence(e.pointer)
 	*e = n.with(looked, c, e.pointer)
-	attempts := e.attempts(c)
+	e.ended, e.endedAt, e.endedIndex = looked.ended, looked.endedAt, looked.endedIndex // of all, those that the transaction shows too
+	a = e.attempts(c)
 	switch {
 	case e.at == classUnknown:
-		attempts.At = Outcome{Exists: true, Literal: found.Outcome}
+		a.At = found.Found.outcome()
 	case e.at == classAbsent && e.below == classUnknown:
-		attempts.Below = n.unknownBelow(c, e, found)
+		a.Below = n.unknownBelow(c, e, &found.Found)
 	}
-	return attempts, nil
+	return a, true, nil
+}
+
+func (a *LookedUpAttempt) outcome() Outcome {
+	return Outcome{Exists: a.Exists, Literal: a.Outcome}
+}
+
+// evidence is what was looked up for a pointer.
+func (a *LookedUpAttempts) evidence(pointer int32) evidence {
+	e := evidence{pointer: pointer, at: classAbsent, below: classAbsent, ended: classAbsent, above: true}
+	switch {
+	case a.Found.Exists && a.Found.Index == pointer:
+		e.at, e.below = classOf(a.Found.Outcome), classUnknown
+	case a.Found.Exists:
+		e.below, e.belowIndex = classOf(a.Found.Outcome), a.Found.Index
+	}
+	if a.Ended.Exists {
+		e.ended, e.endedAt, e.endedIndex = classOf(a.Ended.Outcome), a.Ended.Terminal.V, a.Ended.Index
+	}
+	return e
 }
 
 // unknownBelow is the attempt below the pointer where its literal is in no table.
-// There is none when a later transaction inserted again what this one deleted.
-func (n *Normalizer) unknownBelow(c *core, e *evidence, found LookedUpAttempt) Outcome {
+func (n *Normalizer) unknownBelow(c *core, e *evidence, found *LookedUpAttempt) Outcome {
 	if a := n.shown(c, e.belowIndex); a != nil && !a.gone {
 		return Outcome{Exists: true, Literal: n.texts.get(a.outcome)}
 	}
-	if !found.Exists || found.Index >= e.pointer {
-		return Outcome{}
+	if found.Exists && found.Index < e.pointer {
+		return found.outcome()
 	}
-	return Outcome{Exists: true, Literal: found.Outcome}
+	return Outcome{}
 }
-
-// later reports whether a transaction began after the one that is evaluated.
-// Transaction ids wrap around.
-func (n *Normalizer) later(xid uint32) bool { return int32(xid-n.begin.Xid) > 0 }

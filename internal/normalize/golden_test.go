@@ -221,6 +221,7 @@ func (s *source) coreLine(verb, name string, set, old row) error {
 		is = maps.Clone(was)
 	}
 	assign(is, set)
+	is["xmin"] = strconv.Itoa(int(s.begin.Xid))
 	s.core[name] = is
 	switch verb {
 	case "insert":

@@ -71,31 +71,57 @@ func (n *Normalizer) lookup(c *core) (Lookup, error) {
 	return n.cfg.Lookup, nil
 }
 
-// lookUpAttempt reads the attempt with the greatest index up to the row's pointer.
-func (n *Normalizer) lookUpAttempt(c *core, pointer int32) (LookedUpAttempt, bool, error) {
+// lookUpAttempts reads the attempts that the rule consults. It reports whether
+// they are what they were at the transaction's commit: false when the execution is
+// gone, or a later transaction wrote one of them.
+func (n *Normalizer) lookUpAttempts(c *core, pointer int32) (a LookedUpAttempts, current bool, err error) {
 	lookup, err := n.lookup(c)
 	if err != nil {
-		return LookedUpAttempt{}, false, err
+		return a, false, err
 	}
-	a, found, err := lookup.Attempt(c.partition, c.id, pointer)
+	a, found, err := lookup.Attempts(c.partition, c.id, pointer, optional(c.terminal, c.has(flagTerminal)))
 	if err != nil {
-		return a, false, fmt.Errorf("look up attempt of execution %s: %w", c.executionID(), err)
+		return a, false, fmt.Errorf("look up attempts of execution %s: %w", c.executionID(), err)
 	}
-	return a, found, nil
+	at := n.shown(c, pointer) // of which the transaction contains what it was
+	return a, found && (at != nil && !at.gone || n.current(c, &a.Found)) && n.current(c, &a.Ended), nil
 }
 
-// lookUpExecution reads an execution of which the transaction shows attempts alone.
-func (n *Normalizer) lookUpExecution(c *core) (ffstream.Event, bool, error) {
+// lookUpExecution reads an execution of which the transaction shows attempts
+// alone. It reports whether it exists, and is what it was at the commit.
+func (n *Normalizer) lookUpExecution(c *core) (e ffstream.Event, current bool, err error) {
 	lookup, err := n.lookup(c)
 	if err != nil {
-		return ffstream.Event{}, false, err
+		return e, false, err
 	}
-	e, found, err := lookup.Execution(c.partition, c.id)
+	x, found, err := lookup.Execution(c.partition, c.id)
 	if err != nil {
 		return e, false, fmt.Errorf("look up execution %s: %w", c.executionID(), err)
 	}
-	return e, found, nil
+	current = found && !n.later(x.Xid)
+	for i := range x.Attempts {
+		current = current && n.current(c, &x.Attempts[i])
+	}
+	return x.Event, current, nil
 }
+
+// current reports whether a looked-up attempt is what it was at the transaction's
+// commit, as far as the rule goes. The transaction id of one that the transaction
+// shows may be that of a savepoint, so its content is compared.
+func (n *Normalizer) current(c *core, a *LookedUpAttempt) bool {
+	switch shown := n.shown(c, a.Index); {
+	case !a.Exists:
+		return true
+	case shown == nil:
+		return !n.later(a.Xid)
+	default:
+		return !shown.gone && n.texts.get(shown.outcome) == a.Outcome && optional(shown.terminal, shown.present&hasTerminal != 0) == a.Terminal
+	}
+}
+
+// later reports whether a transaction began after the one that is evaluated.
+// Transaction ids wrap around.
+func (n *Normalizer) later(xid uint32) bool { return int32(xid-n.begin.Xid) > 0 }
 
 // remember caches facts; the cache forgets any other entry when it is full.
 func (n *Normalizer) remember(key executionKey, f facts) {

@@ -41,24 +41,35 @@ const defaultCacheSize = 10_000
 type Lookup interface {
 	// Row reads the columns of ff_exec_core that may be TOASTed.
 	Row(partition int16, id uuid.UUID) (LookedUp, bool, error)
-	// Attempt reads the execution's ff_attempt row with the greatest index up to
-	// pointer.
-	Attempt(partition int16, id uuid.UUID, pointer int32) (LookedUpAttempt, bool, error)
-	// Execution reads a complete execution as an event of a backfill contains it,
-	// with the type TypeSnapshotted or TypeCorrupt.
-	Execution(partition int16, id uuid.UUID) (ffstream.Event, bool, error)
+	// Attempts reads what the rule consults of an execution's ff_attempt rows, for a
+	// row with this attempt_index, not below 0, and terminal_at_ms.
+	Attempts(partition int16, id uuid.UUID, pointer int32, terminal ffstream.Opt[int64]) (LookedUpAttempts, bool, error)
+	// Execution reads a complete execution.
+	Execution(partition int16, id uuid.UUID) (LookedUpExecution, bool, error)
+}
+
+// LookedUpAttempts is what the rule consults of ff_attempt.
+type LookedUpAttempts struct {
+	Found LookedUpAttempt // with the greatest index up to the pointer
+	Ended LookedUpAttempt // see Attempts
 }
 
 // LookedUpAttempt is what the rule needs of an ff_attempt row.
 type LookedUpAttempt struct {
-	Exists  bool
-	Index   int32
-	Outcome string // empty for NULL
-	Xid     uint32 // of the transaction that wrote it last
-	// Ended is the outcome of the attempt that ended the execution, see Attempts;
-	// empty where there is none.
-	Ended      string
-	EndedIndex int32
+	Exists   bool
+	Index    int32
+	Outcome  string // empty for NULL
+	Terminal ffstream.Opt[int64]
+	Xid      uint32 // of the transaction that wrote it last
+}
+
+// LookedUpExecution is an execution as it is at the look-up.
+type LookedUpExecution struct {
+	// Event is as a backfill contains it, with the type TypeSnapshotted or
+	// TypeCorrupt.
+	Event    ffstream.Event
+	Xid      uint32            // of the transaction that wrote the ff_exec_core row last
+	Attempts []LookedUpAttempt // all that exist
 }
 
 // LookedUp holds the columns of ff_exec_core that may be TOASTed.

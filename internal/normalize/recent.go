@@ -53,6 +53,7 @@ type executionKey struct {
 // under another key may be old.
 type recent struct {
 	partition int16
+	skipped   bool                 // the row has the label skipped
 	state     ffstream.PublicState // empty: not known
 	evidence  evidence
 }
@@ -149,5 +150,5 @@ func recentOf(e *ffstream.Event) recent {
 	if e.To == ffstream.StatePurged {
 		return recent{evidence: unknownEvidence}
 	}
-	return recent{state: e.To, evidence: evidenceOf(e)}
+	return recent{state: e.To, evidence: evidenceOf(e), skipped: e.StoredPublicState == ffstream.StateSkipped}
 }

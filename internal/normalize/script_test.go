@@ -153,62 +153,84 @@ func (s *source) Row(partition int16, id uuid.UUID) (LookedUp, bool, error) {
 	return LookedUp{RawFields: []byte(raw(r)), BlockingReason: opt("blocking"), CancellationReason: opt("reason"), CancelledBy: opt("by")}, true, nil
 }
 
-// Attempt answers a lookup from the table of attempts.
-func (s *source) Attempt(partition int16, id uuid.UUID, pointer int32) (LookedUpAttempt, bool, error) {
+// Attempts answers a lookup from the table of attempts.
+func (s *source) Attempts(partition int16, id uuid.UUID, pointer int32, terminal ffstream.Opt[int64]) (LookedUpAttempts, bool, error) {
 	fmt.Fprintf(&s.out, "looked up attempt %d of %d/%s\n", pointer, partition, short(id))
-	a, index, exists := s.below(partition, id, pointer)
-	found := slices.ContainsFunc(slices.Collect(maps.Values(s.core)), func(r row) bool { return r["id"] == id.String() && r["pk"] == strconv.Itoa(int(partition)) })
-	xid, _ := strconv.Atoi(a["xmin"])
-	looked := LookedUpAttempt{Exists: exists, Index: index, Outcome: notNull(a["outcome"]).V, Xid: uint32(xid)}
-	for _, r := range s.core {
-		if r["id"] == id.String() && r["pk"] == strconv.Itoa(int(partition)) {
-			looked.Ended, looked.EndedIndex = s.ended(r)
-		}
+	r := row{"pk": strconv.Itoa(int(partition)), "id": id.String(), "idx": strconv.Itoa(int(pointer))}
+	if terminal.OK {
+		r["terminal"] = strconv.FormatInt(terminal.V, 10)
 	}
-	return looked, found, nil
+	var x LookedUpAttempts
+	if a, _, exists := s.below(partition, id, pointer); exists {
+		x.Found = s.version(a)
+	}
+	if a := s.ended(r); a != nil {
+		x.Ended = s.version(a)
+	}
+	return x, s.executionRow(partition, id) != nil, nil
 }
 
-// ended returns the outcome of the attempt that ended an execution, if it is below
-// the pointer, and its index.
-func (s *source) ended(r row) (outcome string, at int32) {
-	for _, a := range s.attempts {
-		index := int32(s.number(a["idx"]))
-		decisive := a["outcome"] != "NULL" && outcomes[a["outcome"]] != ""
-		if a["id"] == r["id"] && a["pk"] == r["pk"] && index < int32(s.number(r["idx"])) && notNull(a["terminal"]).OK && a["terminal"] == r["terminal"] && decisive &&
-			(outcome == "" || index > at) {
-			outcome, at = a["outcome"], index
+// version is an attempt as a lookup returns it.
+func (s *source) version(a row) LookedUpAttempt {
+	v := LookedUpAttempt{Exists: true, Index: int32(s.number(a["idx"])), Outcome: notNull(a["outcome"]).V, Xid: uint32(s.number(a["xmin"]))}
+	if ms := notNull(a["terminal"]); ms.OK {
+		v.Terminal = ffstream.Some(s.number(ms.V))
+	}
+	return v
+}
+
+// executionRow is an execution's row in the table, or nil.
+func (s *source) executionRow(partition int16, id uuid.UUID) row {
+	for _, r := range s.core {
+		if r["id"] == id.String() && r["pk"] == strconv.Itoa(int(partition)) {
+			return r
 		}
 	}
-	return outcome, at
+	return nil
+}
+
+// ended returns the attempt that ended an execution, if it is below the pointer.
+func (s *source) ended(r row) (best row) {
+	for _, a := range s.attempts {
+		decisive := a["outcome"] != "NULL" && outcomes[a["outcome"]] != ""
+		if a["id"] == r["id"] && a["pk"] == r["pk"] && s.number(a["idx"]) < s.number(r["idx"]) && notNull(a["terminal"]).OK && a["terminal"] == r["terminal"] && decisive &&
+			(best == nil || s.number(a["idx"]) > s.number(best["idx"])) {
+			best = a
+		}
+	}
+	return best
 }
 
 // below returns the row of the attempt with the greatest index up to pointer.
 func (s *source) below(partition int16, id uuid.UUID, pointer int32) (best row, at int32, found bool) {
 	for _, a := range s.attempts {
-		index, err := strconv.Atoi(a["idx"])
-		if err != nil {
-			panic(err)
-		}
-		if a["id"] == id.String() && a["pk"] == strconv.Itoa(int(partition)) && int32(index) <= pointer && (!found || int32(index) > at) {
-			best, at, found = a, int32(index), true
+		index := int32(s.number(a["idx"]))
+		if a["id"] == id.String() && a["pk"] == strconv.Itoa(int(partition)) && index <= pointer && (!found || index > at) {
+			best, at, found = a, index, true
 		}
 	}
 	return best, at, found
 }
 
 // Execution answers a lookup from the tables.
-func (s *source) Execution(partition int16, id uuid.UUID) (ffstream.Event, bool, error) {
+func (s *source) Execution(partition int16, id uuid.UUID) (x LookedUpExecution, found bool, err error) {
 	fmt.Fprintf(&s.out, "looked up execution %d/%s\n", partition, short(id))
-	for _, r := range s.core {
-		if r["id"] == id.String() && r["pk"] == strconv.Itoa(int(partition)) {
-			return s.snapshot(r)
+	r := s.executionRow(partition, id)
+	if r == nil {
+		return x, false, nil
+	}
+	for _, a := range s.attempts {
+		if a["id"] == r["id"] && a["pk"] == r["pk"] {
+			x.Attempts = append(x.Attempts, s.version(a))
 		}
 	}
-	return ffstream.Event{}, false, nil
+	x.Xid = uint32(s.number(r["xmin"]))
+	x.Event, err = s.snapshot(r)
+	return x, true, err
 }
 
 // snapshot is a row as a backfill publishes it.
-func (s *source) snapshot(r row) (ffstream.Event, bool, error) {
+func (s *source) snapshot(r row) (ffstream.Event, error) {
 	u := uuid.MustParse(r["id"])
 	partition, pointer := s.number(r["pk"]), max(s.number(r["idx"]), 0)
 	e := ffstream.Event{Type: ffstream.TypeSnapshotted, ExecutionID: ffstream.NewExecutionID(uint16(partition), u), LaneID: r["lane"]}
@@ -216,7 +238,7 @@ func (s *source) snapshot(r row) (ffstream.Event, bool, error) {
 	var corrupt *ffstream.CorruptionError
 	if errors.As(err, &corrupt) {
 		e.Type, e.Corrupt = ffstream.TypeCorrupt, ffstream.Corruption{Column: corrupt.Column, Literal: corrupt.Literal}
-		return e, true, nil
+		return e, nil
 	}
 	e.To, e.StateVector, e.StoredPublicState, e.Consistent, e.EvidenceMissing = v.Vector.PublicState, v.Vector, v.Stored, v.Consistent, v.EvidenceMissing
 	e.Namespace, e.ExecutionKind, e.CurrentAttemptIndex = r["ns"], r["kind"], uint32(pointer)
@@ -228,7 +250,7 @@ func (s *source) snapshot(r row) (ffstream.Event, bool, error) {
 			e.Attempt.V.TerminalAtMs = ffstream.Some(s.number(ms.V))
 		}
 	}
-	return e, true, err
+	return e, err
 }
 
 // evaluate applies the rule to the images of the tables.
@@ -241,8 +263,8 @@ func (s *source) evaluate(r row) (v Verdict, a row, index int32, found bool, err
 	} else {
 		attempts.Below = o
 	}
-	if attempts.Ended.Literal, _ = s.ended(r); attempts.Ended.Literal != "" {
-		attempts.Ended.Exists = true
+	if ended := s.ended(r); ended != nil {
+		attempts.Ended = Outcome{Exists: true, Literal: ended["outcome"]}
 	}
 	rule := Row{
 		LifecyclePhase: r["lp"], OwnershipState: r["os"], EligibilityState: r["es"], PublicState: r["ps"], AttemptState: r["as"],

@@ -142,7 +142,7 @@ func TestOneLeaf(t *testing.T) {
 				if len(leaves) != p.tables || len(leaves["ff_exec_core"]) != 1 || p.tables == 2 && len(leaves["ff_attempt"]) != 1 {
 					t.Errorf("%s with %s reads %v, want one leaf of %d tables", p.name, mode, leaves, p.tables)
 				}
-				if opened > 5 { // the attempts may stand in a plan several times
+				if opened > 6 { // a plan reads the attempts up to five times
 					t.Errorf("%s with %s opens leaves %d times", p.name, mode, opened)
 				}
 				if e.JIT != nil {

@@ -8,7 +8,7 @@ const (
 	// consults, whose columns are called found_index, found_outcome and ended.
 	literals = `c.lifecycle_phase, c.ownership_state, c.eligibility_state, c.public_state, c.attempt_state,
 	coalesce(c.blocking_reason, ''), c.cancellation_reason, c.cancelled_by,
-	c.attempt_index, found_index, coalesce(found_outcome, ''), coalesce(substr(ended, 11), '')`
+	c.attempt_index, found_index, coalesce(found_outcome, ''), coalesce(ended, '')`
 
 	// failure is raw_fields.last_failure_message. The rule knows no text as long
 	// as this, and a user's may be of any length.
@@ -37,20 +37,28 @@ const (
 	attemptColumns = `a.attempt_index, a.worker_id, a.worker_instance_id, a.lease_epoch, a.lease_expires_at_ms,
 	a.started_at_ms, a.terminal_at_ms, a.outcome`
 
-	// ended has the outcome of the attempt a that ended the execution, if it is below
-	// the pointer (T4c), after ten digits of its index.
-	ended = `max(CASE WHEN a.attempt_index < c.attempt_index AND a.terminal_at_ms = c.terminal_at_ms
-			AND a.outcome IN ('success', 'failed', 'failure', 'cancelled', 'expired', 'skipped')
-			THEN lpad(a.attempt_index::text, 10, '0') || a.outcome COLLATE "C" END)`
+	// endedIs is true of an attempt a that ended the execution, if it is below the
+	// pointer (T4c).
+	endedIs = `a.attempt_index < c.attempt_index AND a.terminal_at_ms = c.terminal_at_ms
+			AND a.outcome IN ('success', 'failed', 'failure', 'cancelled', 'expired', 'skipped')`
+
+	// ended is that attempt, looked for where the row has ended. A scan of all attempts
+	// would cost live executions with many.
+	ended = `
+	LEFT JOIN LATERAL (
+		SELECT a.outcome AS ended FROM ff_attempt a
+		WHERE c.lifecycle_phase = 'terminal' AND c.attempt_index > 0 AND a.partition_key = $1 AND a.execution_id = c.execution_id
+			AND ` + endedIs + ` ORDER BY a.attempt_index DESC LIMIT 1
+	) AS d ON true`
 
 	// found is the attempt at the row's pointer, else the one with the greatest
 	// index below it.
 	found = `
 	LEFT JOIN LATERAL (
-		SELECT a.attempt_index AS found_index, a.outcome AS found_outcome, ` + ended + ` OVER () AS ended FROM ff_attempt a
+		SELECT a.attempt_index AS found_index, a.outcome AS found_outcome FROM ff_attempt a
 		WHERE a.partition_key = $1 AND a.execution_id = c.execution_id AND a.attempt_index <= greatest(c.attempt_index, 0)
 		ORDER BY a.attempt_index DESC LIMIT 1
-	) AS f ON true`
+	) AS f ON true` + ended
 
 	// started is looked for where the row itself does not say when it started.
 	started = `
@@ -124,10 +132,10 @@ const (
 			raw_fields, started_at_ms, xmax::text = '0' AS settled, tableoid AS leaf FROM ff_exec_core WHERE partition_key = $1::smallint`
 	chunkEnd = `
 	) AS c LEFT JOIN LATERAL (
-		SELECT ` + attemptColumns + `, a.attempt_index AS found_index, a.outcome AS found_outcome, ` + ended + ` OVER () AS ended FROM ff_attempt a
+		SELECT ` + attemptColumns + `, a.attempt_index AS found_index, a.outcome AS found_outcome FROM ff_attempt a
 		WHERE a.partition_key = $1 AND a.execution_id = c.execution_id AND a.attempt_index <= greatest(c.attempt_index, 0)
 		ORDER BY a.attempt_index DESC LIMIT 1
-	) AS a ON true` + started + `) ON true ORDER BY c.execution_id`
+	) AS a ON true` + ended + started + `) ON true ORDER BY c.execution_id`
 
 	chunkSQL = `SELECT w.saw, c.leaf, c.settled` + chunkOf + `
 		AND ($3::text IS NULL OR execution_id > $3::text::uuid) AND ($4::text[] IS NULL OR lane_id = ANY ($4::text[]))
@@ -183,7 +191,8 @@ const (
 	CROSS JOIN ` + absent + `
 	CROSS JOIN LATERAL (
 		SELECT DISTINCT ON (c.execution_id) c.*, a.attempt_index AS found_index, a.outcome AS found_outcome,
-			` + ended + ` OVER (PARTITION BY c.execution_id) AS ended`
+			substr(max(CASE WHEN ` + endedIs + ` THEN lpad(a.attempt_index::text, 10, '0') || a.outcome COLLATE "C" END)
+				OVER (PARTITION BY c.execution_id), 11) AS ended`
 	spreadRows = `
 		FROM (` + core + partOf + `) AS c
 		LEFT JOIN (SELECT execution_id, attempt_index, outcome, terminal_at_ms FROM ff_attempt` + partOf + `) AS a

@@ -206,6 +206,6 @@ func TestUncounted(t *testing.T) {
 // noAttempts looks up executions without attempts.
 type noAttempts struct{ normalize.Lookup }
 
-func (noAttempts) Attempt(int16, uuid.UUID, int32) (normalize.LookedUpAttempt, bool, error) {
-	return normalize.LookedUpAttempt{}, true, nil
+func (noAttempts) Attempts(int16, uuid.UUID, int32, ffstream.Opt[int64]) (normalize.LookedUpAttempts, bool, error) {
+	return normalize.LookedUpAttempts{}, true, nil
 }
