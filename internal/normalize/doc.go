@@ -39,9 +39,11 @@
 //
 // # Not promised
 //
-// That what is looked up is as old as the transaction: it is read at its commit or
-// later. An attempt that a later transaction wrote is recognised by its transaction
-// id and not consulted: that transaction is evaluated in its turn.
+// That a looked-up column which came as unchanged TOAST is as old as the
+// transaction: it is read at its commit or later. Of attempts, and of rows whose
+// attempts changed alone, what a later transaction wrote is recognised by its
+// transaction id and not used: that transaction is evaluated in its turn. One with a
+// smaller id that committed later, because it waited for a lock, is not recognised.
 //
 // That an attempt which runs (outcome and terminal_at_ms are NULL) did more than
 // renew its lease, when it changes alone and the memory does not hold its

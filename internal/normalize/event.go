@@ -38,7 +38,7 @@ func (n *Normalizer) event(e *ffstream.Event, ordinal, i uint32) (bool, error) {
 		return false, nil
 	case c.has(flagGone):
 		return true, n.purge(e, c)
-	case !c.has(flagCandidate) && (image.state != "" || !image.valid): // no other column can change the state
+	case !c.has(flagCandidate) && (image.state != "" || !image.valid) && !n.blockingChanged(c): // no other column can change the state
 		n.stats.NoCandidate++
 		n.recordAttempts(c)
 		return false, nil
@@ -110,6 +110,8 @@ func (n *Normalizer) previous(c *core, stored, evidence bool) (previous, error) 
 		p.evidence = unknownEvidence
 	}
 	switch {
+	case p.logged && x.state == stateCorrupt && !stored: // by its blocking_reason, which no old tuple has
+		p.state = stateCorrupt
 	case !ask || stored:
 	case x.state != "":
 		n.stats.Recalled++
@@ -188,13 +190,13 @@ func (n *Normalizer) fill(e *ffstream.Event, c *core, was *previous, v *Verdict)
 
 // outdated evaluates a terminal execution of which a later transaction has written
 // the attempts that decide: what they were at the commit is not known. Where the
-// WAL decides that there is an event, it has the state by what is known; otherwise
-// there is none, and that transaction is evaluated in its turn. What the state is
-// from here on is not known.
+// WAL decides that there is an event, it has the state by what is known, and the
+// next event leads from that. Otherwise there is none, that transaction is evaluated
+// in its turn, and what the state is until then is not known.
 func (n *Normalizer) outdated(e *ffstream.Event, c *core, was *previous, after recent, attempts Attempts) (bool, error) {
-	n.recent.set(keyOf(e.ExecutionID), recent{evidence: after.evidence})
 	if live := was.logged && was.state != stateCorrupt && !was.state.Terminal(); !live {
 		n.stats.SameState++
+		n.recent.set(keyOf(e.ExecutionID), recent{evidence: after.evidence})
 		return false, nil
 	}
 	if c.has(flagRawUnsent | flagsTextUnsent) {
@@ -207,6 +209,7 @@ func (n *Normalizer) outdated(e *ffstream.Event, c *core, was *previous, after r
 	if err != nil {
 		return n.corrupt(e, c, was, after, err)
 	}
+	n.recent.set(keyOf(e.ExecutionID), recent{state: v.Vector.PublicState, evidence: after.evidence})
 	n.fill(e, c, was, &v)
 	return true, nil
 }
@@ -235,6 +238,21 @@ func (n *Normalizer) count(e *ffstream.Event) {
 	if e.EvidenceMissing {
 		n.stats.NoEvidence++
 	}
+}
+
+// blockingChanged reports whether the row of a live execution is corrupt by its
+// blocking_reason alone, or was corrupt until now.
+func (n *Normalizer) blockingChanged(c *core) bool {
+	if !n.texts.vector(c.image).valid || c.has(flagBlockingUnsent) {
+		return false
+	}
+	if c.blocking > 1 { // neither NULL nor empty
+		if _, err := ffstream.ParseBlockingReason(n.texts.get(c.blocking)); err != nil {
+			return true
+		}
+	}
+	x, _ := n.recent.get(keyOf(c.executionID()))
+	return x.state == stateCorrupt
 }
 
 // clearRecent empties the memory of recent states, and what the stream held
