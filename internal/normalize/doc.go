@@ -35,7 +35,7 @@
 // What a large transaction took is given back at its end; what a small one took
 // is used again, so that a transaction without events allocates nothing.
 //
-// The memory of recent states takes some RecentBytes bytes for each execution.
+// The memory of recent states takes some 200 bytes for each execution.
 //
 // # Not promised
 //

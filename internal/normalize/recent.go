@@ -9,13 +9,13 @@ import (
 	"github.com/ffstream/ffstream"
 )
 
-// Recent is a bounded memory of the latest states of recent executions: the
-// stream's own answer to what an execution was before a transaction whose WAL
-// does not contain it. The executions that had no event for the longest time
-// leave it first.
+// Recent is a bounded memory of the latest states of recent executions: what an
+// execution was before a transaction whose WAL does not contain it, by the
+// execution's previous event. The executions that were used least recently are
+// evicted first.
 //
 // A Recent belongs to one Normalizer, and begins empty with it. What the stream
-// held before is loaded at the first question that needs it.
+// contained before is loaded when it is first needed.
 type Recent struct {
 	size    int
 	entries *simplelru.LRU[uuid.UUID, recent]
@@ -23,11 +23,8 @@ type Recent struct {
 	load func(record func(e *ffstream.Event)) error
 }
 
-// RecentBytes is about how many bytes a Recent takes for each execution.
-const RecentBytes = 200
-
-// NewRecent returns an empty memory of at most size executions, or nil, which
-// holds none, when size is below 1.
+// NewRecent returns an empty memory of at most size executions, some 200 bytes
+// each, or nil, which holds none, when size is below 1.
 //
 // load calls its argument with the stream's last events up to the position that
 // the Normalizer skips to, oldest first. It is called once at most, and may
