@@ -182,7 +182,7 @@ func TestVerifyAwaits(t *testing.T) {
 		}
 		var read bool
 		w.must(w.db.Pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ffstream verify'
-			AND state = 'idle' AND query LIKE '%pg_current_snapshot()::text%ANY ($2%')`).Scan(&read))
+			AND state = 'idle' AND query LIKE 'SELECT pg_current_snapshot()::text, %c.execution_id, c.lifecycle_phase%')`).Scan(&read))
 		return read, q.output()
 	})
 	p.signal(syscall.SIGCONT)
