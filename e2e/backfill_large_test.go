@@ -37,6 +37,7 @@ func TestBackfillLarge(t *testing.T) {
 	l := &large{arena: a, n: n}
 	l.note("made by INSERT ... SELECT", n, timed(func() { a.existing(n) }))
 	o := newOracle(a.world)
+	o.bounded = true // its snapshots are more than the memory holds
 	a.startService()
 	a.awaitActive(a.service)
 	l.watchSource()

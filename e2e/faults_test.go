@@ -150,6 +150,7 @@ func (a *arena) run(seed uint64, next func(n int) *fault) outcome {
 	t := a.t
 	t.Helper()
 	o := newOracle(a.world)
+	o.bounded = os.Getenv("FFSTREAM_FAULTS_DURATION") != "" // then there are more executions than the memory holds
 	a.populate(500)
 	o.forget()
 	await(t, "the stream to be made", func() (bool, string) {

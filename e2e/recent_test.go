@@ -28,47 +28,7 @@ func TestWithoutRecentStates(t *testing.T) {
 	}
 	w.caughtUp(p)
 	o.read()
-	want := make(map[string]*expected, len(o.want))
-	for i := range o.want {
-		want[o.want[i].id] = &o.want[i]
-	}
-	var got []message
-	var unknown, candidates int
-	for _, m := range w.stored() {
-		var e struct {
-			Data struct {
-				ExecutionID string `json:"execution_id"`
-				From        *string
-				To          string
-				Candidate   bool
-			}
-		}
-		if err := json.Unmarshal(m.body, &e); err != nil {
-			t.Fatal(err)
-		}
-		x := want[m.header.Get("Nats-Msg-Id")]
-		if x == nil && e.Data.Candidate && e.Data.From == nil {
-			if state := o.same[m.header.Get("Nats-Msg-Id")]; e.Data.To != state {
-				t.Errorf("a candidate leads to %s, and the state is %q: %s", e.Data.To, state, m.body)
-			}
-			candidates++
-			continue
-		}
-		if x != nil && e.Data.From == nil && x.undecided {
-			unknown++
-			data := x.body["data"].(map[string]any)
-			data["from"] = nil
-			if e.Data.Candidate {
-				data["candidate"] = true
-			}
-			if e.Data.To == "purged" {
-				data["consistent"] = true
-				vector := data["state_vector"].(map[string]any)
-				vector["public_state"], vector["terminal_outcome"] = nil, nil
-			}
-		}
-		got = append(got, m)
-	}
+	got, unknown, candidates := o.withoutStates(w.stored())
 	if v := check(got, o.want); !v.exact() {
 		t.Errorf("of %d events that were committed: %s", len(o.want), &v)
 	}
@@ -77,6 +37,59 @@ func TestWithoutRecentStates(t *testing.T) {
 	}
 	t.Logf("%d transactions, %d transitions, %d of them without from, and %d candidates", sum.Transactions, sum.Transitions, unknown, candidates)
 	p.stop()
+}
+
+// withoutStates takes from what is expected the previous states that a service does not
+// know whose memory of recent states lacks an execution, and from messages the
+// candidates that it publishes therefore. It returns the other messages, and how many
+// there are of both.
+func (o *oracle) withoutStates(all []message) (got []message, unknown, candidates int) {
+	t := o.w.t
+	t.Helper()
+	want := make(map[string]*expected, len(o.want))
+	for i := range o.want {
+		want[o.want[i].id] = &o.want[i]
+	}
+	for _, m := range all {
+		var e struct {
+			Data struct {
+				From      *string
+				To        string
+				Candidate bool
+			}
+		}
+		if err := json.Unmarshal(m.body, &e); err != nil {
+			t.Fatal(err)
+		}
+		x := want[m.header.Get("Nats-Msg-Id")]
+		switch {
+		case x == nil && e.Data.Candidate && e.Data.From == nil:
+			if state := o.same[m.header.Get("Nats-Msg-Id")]; e.Data.To != state {
+				t.Errorf("a candidate leads to %s, and the state is %q: %s", e.Data.To, state, m.body)
+			}
+			candidates++
+			continue
+		case x != nil && e.Data.From == nil && x.undecided:
+			unknown++
+			x.withoutState(e.Data.To, e.Data.Candidate)
+		}
+		got = append(got, m)
+	}
+	return got, unknown, candidates
+}
+
+// withoutState takes the previous state from what is expected.
+func (x *expected) withoutState(to string, candidate bool) {
+	data := x.body["data"].(map[string]any)
+	data["from"] = nil
+	if candidate {
+		data["candidate"] = true
+	}
+	if to == "purged" {
+		data["consistent"] = true
+		vector := data["state_vector"].(map[string]any)
+		vector["public_state"], vector["terminal_outcome"] = nil, nil
+	}
 }
 
 // TestEndingsInBacklog: what a service that was killed finds when it comes back are
