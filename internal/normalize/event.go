@@ -158,7 +158,7 @@ func (n *Normalizer) transition(e *ffstream.Event, c *core) (bool, error) {
 		case stored:
 			return n.same(e, after), nil
 		}
-		if err := n.lookUp(c); err != nil {
+		if err := n.lookUpColumns(c); err != nil {
 			return false, err
 		}
 	}
@@ -200,7 +200,7 @@ func (n *Normalizer) outdated(e *ffstream.Event, c *core, was *previous, after r
 		return false, nil
 	}
 	if c.has(flagRawUnsent | flagsTextUnsent) {
-		if err := n.lookUp(c); err != nil {
+		if err := n.lookUpColumns(c); err != nil {
 			return false, err
 		}
 	}

@@ -16,9 +16,9 @@ type facts struct {
 
 var errNoLookup = errors.New("the WAL does not contain what an event needs, and there is no look-up")
 
-// lookUp brings the columns that the WAL did not carry. What it brings is as of
+// lookUpColumns brings the columns that the WAL did not carry. What it brings is as of
 // now, which may be later than the transaction.
-func (n *Normalizer) lookUp(c *core) error {
+func (n *Normalizer) lookUpColumns(c *core) error {
 	key := executionKey{c.partition, c.id}
 	// The reasons are not cached: any later change may rewrite them unseen.
 	if f, cached := n.cache[key]; cached && !c.has(flagsTextUnsent) {
@@ -26,7 +26,7 @@ func (n *Normalizer) lookUp(c *core) error {
 		n.setFacts(c, &f)
 		return nil
 	}
-	lookup, err := n.lookup(c)
+	lookup, err := n.tables(c)
 	if err != nil {
 		return err
 	}
@@ -62,8 +62,8 @@ func (n *Normalizer) lookUp(c *core) error {
 	return nil
 }
 
-// lookup returns the look-up that is about to be used for an execution.
-func (n *Normalizer) lookup(c *core) (Lookup, error) {
+// tables returns what reads the tables, for one look-up of an execution.
+func (n *Normalizer) tables(c *core) (Lookup, error) {
 	if n.cfg.Lookup == nil {
 		return nil, fmt.Errorf("look up execution %s: %w", c.executionID(), errNoLookup)
 	}
@@ -75,7 +75,7 @@ func (n *Normalizer) lookup(c *core) (Lookup, error) {
 // they are what they were at the transaction's commit: false when the execution is
 // gone, or a later transaction wrote one of them.
 func (n *Normalizer) lookUpAttempts(c *core, pointer int32) (a LookedUpAttempts, current bool, err error) {
-	lookup, err := n.lookup(c)
+	lookup, err := n.tables(c)
 	if err != nil {
 		return a, false, err
 	}
@@ -90,7 +90,7 @@ func (n *Normalizer) lookUpAttempts(c *core, pointer int32) (a LookedUpAttempts,
 // lookUpExecution reads an execution of which the transaction shows attempts
 // alone. It reports whether it exists, and is what it was at the commit.
 func (n *Normalizer) lookUpExecution(c *core) (e ffstream.Event, current bool, err error) {
-	lookup, err := n.lookup(c)
+	lookup, err := n.tables(c)
 	if err != nil {
 		return e, false, err
 	}
