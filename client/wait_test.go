@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/ffstream/ffstream"
 	"github.com/ffstream/ffstream/client"
 	"github.com/ffstream/ffstream/internal/testenv"
@@ -60,9 +62,15 @@ func TestWait(t *testing.T) {
 		})
 		if n == waits/2 {
 			f.stored()
+			connected := f.js.Conn().StatusChanged(nats.CONNECTED)
 			server.Stop()
 			if err := server.Start(); err != nil {
 				t.Fatal(err)
+			}
+			select { // until then a message may be written to the socket of the server that was stopped
+			case <-connected:
+			case <-ctx.Done():
+				t.Fatal("the connection does not come back")
 			}
 		}
 		r.set(execution(n), ffstream.StateActive)
